@@ -1,0 +1,1 @@
+//! Puts the steps together for one go-live.

@@ -1,0 +1,21 @@
+//! From an encoder's packets to CMAF objects and link messages.
+//!
+//! | module | step | specification |
+//! | --- | --- | --- |
+//! | [`ingest`] | a publisher's connection: who it is, and its packets | RTMP 1.0, FLV 10.1 |
+//! | [`repair`] | one monotonic timeline out of whatever came | |
+//! | [`transcode`] | decode once, encode each rung | |
+//! | [`package`] | the cut rule, parts and segments | ISO/IEC 14496-12, 23000-19 |
+//! | [`publish`] | objects to the store, then messages to the edge | draft-pantos-hls-rfc8216bis |
+//! | [`broadcast`] | puts the steps together for one go-live | |
+//!
+//! [`media`] has the types that pass between the steps and [`edge`] what a box needs of the edge.
+
+pub mod broadcast;
+pub mod edge;
+pub mod ingest;
+pub mod media;
+pub mod package;
+pub mod publish;
+pub mod repair;
+pub mod transcode;

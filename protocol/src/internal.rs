@@ -1,0 +1,52 @@
+//! The questions a box asks the edge: plain HTTP with JSON, authenticated as in [`crate::link_auth`]; in one process the same values by
+//! a call.
+//!
+//! | request | body → answer |
+//! | --- | --- |
+//! | `POST /internal/admit` | [`Admit`] → [`Admission`] or a problem with status 403 |
+//! | `POST /internal/broadcasts` | [`Open`] → [`OpenAnswer`] |
+//! | `GET /internal/link/{broadcast}` | WebSocket of [`crate::link`] messages |
+//! | `PUT /internal/media/{key}` | an object, where the box has no bucket of its own → 201 |
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    link::Resume,
+    names::{BroadcastId, StreamName},
+};
+
+/// May this publisher publish, and as what?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Admit {
+    /// The key as the encoder gave it.
+    pub key: String,
+    /// The stream that the address names beside the key, if it names one.
+    pub stream: Option<StreamName>,
+    /// The publisher's address (real, behind a trusted proxy).
+    pub peer: String,
+}
+
+/// The publisher may publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// As this stream.
+    pub stream: StreamName,
+}
+
+/// A publisher of this stream has come: which broadcast is it?
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Open {
+    /// The stream.
+    pub stream: StreamName,
+    /// The id of the broadcast if it is a new one.
+    pub broadcast: BroadcastId,
+}
+
+/// A new broadcast, or one that goes on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct OpenAnswer {
+    /// Present when an unfinished broadcast of the stream is young enough to go on.
+    pub resume: Option<Resume>,
+}

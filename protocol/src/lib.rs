@@ -1,0 +1,22 @@
+//! What crosses between the parts of Ghost Live.
+//!
+//! Names, object keys, link messages and link authentication, shared by `media-core`, `edge-worker` and the binary, natively and in
+//! wasm32. There is no I/O, no clock and no randomness here: time and random bits are arguments.
+//!
+//! | module | what crosses |
+//! | --- | --- |
+//! | [`names`] | streams, broadcasts, tracks |
+//! | [`object_key`] | where an init, a part or a segment lies in the object store |
+//! | [`link`] | the messages of a broadcast link |
+//! | [`internal`] | the questions a box asks the edge over HTTP |
+//! | [`link_auth`] | how box and edge prove themselves to each other |
+//! | [`stream_key`] | the static keys that encoders publish with |
+
+#![forbid(unsafe_code)]
+
+pub mod internal;
+pub mod link;
+pub mod link_auth;
+pub mod names;
+pub mod object_key;
+pub mod stream_key;
