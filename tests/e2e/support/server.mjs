@@ -1,0 +1,94 @@
+// Starts the real binary on free ports with a data folder of its own, and ends it with the test.
+import { spawn } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { createServer } from 'node:net';
+import { homedir, tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+const cache = process.env.GHOST_LIVE_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'ghost-live');
+export const BINARY = process.env.GHOST_LIVE_BINARY ?? join(process.env.CARGO_TARGET_DIR ?? join(cache, 'target'), 'release', 'ghost-live');
+
+/** A TCP port of 127.0.0.1 that nobody listens on. */
+export async function freePort() {
+  const server = createServer();
+  await new Promise((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
+  const { port } = server.address();
+  await new Promise((resolve) => server.close(resolve));
+  return port;
+}
+
+/** Polls until `check` gives something truthy; fails with `what` after `seconds`. */
+export async function until(what, check, seconds = 20) {
+  const deadline = performance.now() + seconds * 1000;
+  let last;
+  for (;;) {
+    try {
+      const value = await check();
+      if (value) return value;
+    } catch (error) {
+      last = error;
+    }
+    if (performance.now() > deadline) throw new Error(`${what}: not within ${seconds} s${last ? ` (${last.message})` : ''}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+/** `ghost-live up` with the given TOML after the ports. */
+export async function startServer({ config = '', args = [], data, ports } = {}) {
+  const folder = data ?? (await mkdtemp(join(tmpdir(), 'ghost-live-')));
+  const port = ports ?? { web: await freePort(), rtmp: await freePort(), rtmps: await freePort() };
+  const file = join(folder, 'ghost-live.toml');
+  const listen = [
+    `[web]\nlisten = "127.0.0.1:${port.web}"`,
+    `[ingest]\nrtmp_listen = "127.0.0.1:${port.rtmp}"\nrtmps_listen = "127.0.0.1:${port.rtmps}"`,
+  ].join('\n');
+  await writeFile(file, `${listen}\n${config}`);
+  const child = spawn(BINARY, ['up', '--config', file, '--data', folder, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
+  let output = '';
+  child.stdout.on('data', (chunk) => { output += chunk; });
+  child.stderr.on('data', (chunk) => { output += chunk; });
+  const exited = new Promise((resolve) => child.on('exit', (code, signal) => resolve({ code, signal })));
+  const url = `http://127.0.0.1:${port.web}`;
+  const server = {
+    child, folder, ports: port, url, exited,
+    output: () => output,
+    /** The key of a stream, as the owner reads it. */
+    async key(stream = 'main') {
+      const shown = spawn(BINARY, ['key', 'show', stream, '--data', folder, '--config', file], { stdio: ['ignore', 'pipe', 'inherit'] });
+      let text = '';
+      shown.stdout.on('data', (chunk) => { text += chunk; });
+      await new Promise((resolve) => shown.on('exit', resolve));
+      return text.trim();
+    },
+    async rtmps(stream = 'main') { return `rtmps://127.0.0.1:${port.rtmps}/live/${await server.key(stream)}`; },
+    async rtmp(stream = 'main') { return `rtmp://127.0.0.1:${port.rtmp}/live/${await server.key(stream)}`; },
+    async json(path) {
+      const response = await fetch(url + path);
+      if (!response.ok) throw new Error(`${path}: ${response.status}`);
+      return response.json();
+    },
+    async text(path) {
+      const response = await fetch(url + path);
+      if (!response.ok) throw new Error(`${path}: ${response.status}`);
+      return response.text();
+    },
+    live: (stream = 'main') => until(`${stream} is live`, async () => (await server.json(`/api/streams/${stream}`)).live),
+    async stop(signal = 'SIGTERM') {
+      child.kill(signal);
+      const end = await exited;
+      if (!data) await rm(folder, { recursive: true, force: true });
+      return end;
+    },
+    configFile: () => readFile(file, 'utf8'),
+  };
+  try {
+    await until('the server is ready', async () => {
+      if (child.exitCode !== null) throw new Error(`it ended: ${output}`);
+      return (await fetch(`${url}/readyz`)).ok;
+    });
+  } catch (error) {
+    child.kill('SIGKILL');
+    throw new Error(`${error.message}\n${output}`);
+  }
+  return server;
+}
