@@ -1,1 +1,126 @@
-fn main() {}
+//! `ghost-live`: live streaming with chat, all of it in one binary.
+
+#![forbid(unsafe_code)]
+
+mod assets;
+mod check;
+mod config;
+mod demo;
+mod explain;
+mod panel;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::{Args, Parser, Subcommand};
+use protocol::names::StreamName;
+
+/// Self-hosted live streaming: RTMPS in, LL-HLS and DASH out.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Files {
+    /// The configuration file [default: ghost-live.toml where there is one].
+    #[arg(long, value_name = "FILE", env = "GHOST_LIVE_CONFIG")]
+    config: Option<PathBuf>,
+    /// Where keys, certificates and media are kept [default: ./data].
+    #[arg(long, value_name = "FOLDER", env = "GHOST_LIVE_DATA")]
+    data: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything in one process.
+    Up {
+        #[command(flatten)]
+        files: Files,
+        /// Also publish a test picture over RTMPS as stream `demo`.
+        #[arg(long)]
+        demo: bool,
+    },
+    /// Run only ingest, transcode and publish, for a remote edge ([edge] in the configuration).
+    MediaCore {
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Run only the edge: playlists, media and pages.
+    Edge {
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Look through the configuration and the machine, and say what is wrong.
+    Check {
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Stream keys.
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// The bucket of the object store.
+    Bucket {
+        #[command(subcommand)]
+        command: BucketCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum KeyCommand {
+    /// Print the key of a stream.
+    Show {
+        /// The stream.
+        stream: StreamName,
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Give a stream a new key, and print it. The old one no longer opens a new broadcast.
+    Rotate {
+        /// The stream.
+        stream: StreamName,
+        #[command(flatten)]
+        files: Files,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum BucketCommand {
+    /// Create the bucket if it is absent, and set its CORS and lifecycle rules.
+    Init {
+        #[command(flatten)]
+        files: Files,
+        /// Objects older than this are deleted by the store itself, days: a net under what the server deletes.
+        #[arg(long, default_value_t = 2)]
+        expire_days: u32,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("GHOST_LIVE_LOG")
+        .unwrap_or_else(|_| "info,object_store=warn,hyper=warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    let done = match cli.command {
+        Command::Up { files, demo } => up::up(&files, up::Parts::All { demo }).await,
+        Command::MediaCore { files } => up::up(&files, up::Parts::MediaCore).await,
+        Command::Edge { files } => up::up(&files, up::Parts::Edge).await,
+        Command::Check { files } => return check::check(&files).await,
+        Command::Key { command: KeyCommand::Show { stream, files } } => up::show_key(&files, &stream),
+        Command::Key { command: KeyCommand::Rotate { stream, files } } => up::rotate_key(&files, &stream),
+        Command::Bucket { command: BucketCommand::Init { files, expire_days } } => up::init_bucket(&files, expire_days).await,
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // `{:#}` puts the causes in one line: a person reads it, not a debugger.
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
