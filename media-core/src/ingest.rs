@@ -1,1 +1,79 @@
-//! (to be written by its owner)
+//! Ingest: a publisher's connection, who it is, and its packets.
+//!
+//! Takes connections of encoders, asks the edge whether each may publish ([`Edge::admit`]) before any media is read, and gives a
+//! [`Publisher`] a go-live: a bounded queue of [`Received`] events with the encoder's own times.
+//!
+//! [`queue`] is the hand-over to the pipeline, and says what is dropped when it does not keep up.
+//!
+//! Keys never enter a log line; text of peers enters one only shortened and without control characters.
+
+pub mod cidr;
+pub mod queue;
+
+use std::{fmt, net::SocketAddr};
+
+use protocol::names::StreamName;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+#[cfg(doc)]
+use crate::{edge::Edge, media::Received};
+
+/// What a publisher speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// RTMP over TCP.
+    Rtmp,
+    /// RTMP over TLS.
+    Rtmps,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Rtmp => "rtmp",
+            Self::Rtmps => "rtmps",
+        })
+    }
+}
+
+/// An admitted publisher: one go-live, or one that comes back.
+///
+/// Dropping `events` cuts the connection. At most one publisher of a stream exists at a time: the next one of the same stream is handed
+/// over only after the `events` of the one before have been closed by their sender.
+#[derive(Debug)]
+pub struct Publisher {
+    /// The stream that the edge admitted it to.
+    pub stream: StreamName,
+    /// The encoder's address (the real one, behind a trusted proxy).
+    pub peer: SocketAddr,
+    /// What it speaks.
+    pub protocol: Protocol,
+    /// What it sends.
+    pub events: queue::Events,
+    /// Cancel it to end the connection; `events` then end with [`Cut`](crate::media::PublisherEnd::Cut).
+    pub cut: CancellationToken,
+}
+
+/// Why an admitted publisher was not taken: a sentence for the encoder's user.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAccepted(pub String);
+
+/// Where admitted publishers go.
+pub trait Accept: Send + Sync {
+    /// Takes the publisher, or says why not; never blocks.
+    ///
+    /// # Errors
+    /// [`NotAccepted`] refuses the publisher with its sentence.
+    fn accept(&self, publisher: Publisher) -> Result<(), NotAccepted>;
+}
+
+impl Accept for mpsc::Sender<Publisher> {
+    fn accept(&self, publisher: Publisher) -> Result<(), NotAccepted> {
+        // A full channel means that the pipeline is not taking publishers: better refused now than waiting unseen.
+        self.try_send(publisher).map_err(|_| {
+            NotAccepted("The server takes no more streams just now; try again.".into())
+        })
+    }
+}
