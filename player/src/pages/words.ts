@@ -1,0 +1,33 @@
+/** Numbers as the pages say them. */
+
+const MINUTE = 60;
+const HOUR = 60 * MINUTE;
+
+/** `just now`, `12 min`, `3 h 05 min`. */
+export function elapsed(since: string, nowMs: number): string {
+  const s = Math.max(0, (nowMs - Date.parse(since)) / 1000);
+  if (!Number.isFinite(s)) return '';
+  if (s < MINUTE) return 'just now';
+  if (s < HOUR) return `${Math.floor(s / MINUTE)} min`;
+  return `${Math.floor(s / HOUR)} h ${String(Math.floor((s % HOUR) / MINUTE)).padStart(2, '0')} min`;
+}
+
+/** `live for 12 min`, `went live just now`. */
+export function liveFor(since: string, nowMs: number): string {
+  const words = elapsed(since, nowMs);
+  return words === 'just now' ? 'Went live just now' : `Live for ${words}`;
+}
+
+/** `1 watching`, `1,204 watching`. */
+export function watching(viewers: number): string {
+  return `${viewers.toLocaleString('en')} watching`;
+}
+
+/** The best picture among tracks: `1080p60`; empty when there is none. */
+export function bestQuality(tracks: { kind: string; height?: number | null; frame_rate?: number | null }[]): string {
+  const best = tracks
+    .filter(({ kind, height }) => kind === 'video' && height)
+    .sort((a, b) => b.height! - a.height! || (b.frame_rate ?? 0) - (a.frame_rate ?? 0))[0];
+  if (!best) return '';
+  return `${best.height}p${(best.frame_rate ?? 0) > 31 ? Math.round(best.frame_rate!) : ''}`;
+}

@@ -1,0 +1,455 @@
+/**
+ * One viewer's session with one stream: asks the directory, opens the transport, holds the delay, recovers.
+ * It decides nothing by itself: `lifecycle.ts` says what to do and `delay.ts` how fast to play. It shows nothing either.
+ */
+import { open, prepare, type Protocol } from '../playback/choose.js';
+import { ServerClock } from '../playback/clock.js';
+import { DelayController } from '../playback/delay.js';
+import type { Rendition, Transport, TransportKind } from '../playback/transport.js';
+import { ApiError, type Api, type Stream } from './api.js';
+import { BEACON_MS, sendBeacon } from './beacon.js';
+import { Lifecycle, type Action, type Phase, type Report, type Signal } from './lifecycle.js';
+
+export interface SessionEvents {
+  /** The phase, its message, or what the directory says changed. */
+  change(): void;
+  /** The list of renditions, the chosen one or the one on screen changed. */
+  renditions(): void;
+  /** A transport is about to be replaced: the last chance to keep the frame on screen. */
+  replacing(): void;
+  /** May this be played with sound? The browser said no; it plays muted. */
+  autoMuted(): void;
+  /** The browser wants a gesture before it plays anything. */
+  blocked(): void;
+}
+
+export interface Stats {
+  transport: TransportKind | null;
+  /** From the broadcast's clock to the frame on screen, seconds; `null` when not known. */
+  delayS: number | null;
+  /** The delay the controller steers to, from playhead to live edge, seconds; `null` when not known. */
+  targetS: number | null;
+  /** From the playhead to the live edge, seconds; `null` when not known. */
+  distanceS: number | null;
+  /** Media buffered ahead, seconds. */
+  bufferS: number;
+  rate: number;
+  /** Name of the rendition on screen. */
+  level: string | null;
+  levels: Rendition[];
+  stalls: number;
+  framesDecoded: number;
+  framesDropped: number;
+  state: Phase;
+}
+
+const TICK_MS = 250;
+/** A pause longer than this ends in a jump to live: the playlist's window has moved on. */
+const LONG_PAUSE_S = 20;
+/** Running dry this soon after a seek is the seek's doing. */
+const SEEK_GRACE_S = 2;
+/** A playhead that rests this long without an event is dry as well. */
+const SILENT_STALL_S = 1.5;
+
+export class Session {
+  readonly #api: Api;
+  readonly #name: string;
+  readonly #video: HTMLVideoElement;
+  readonly #events: SessionEvents;
+  readonly #lifecycle = new Lifecycle();
+  readonly #clock = new ServerClock();
+  readonly #closed = new AbortController();
+  #protocol: Protocol;
+  #delay: DelayController;
+  #transport: Transport | null = null;
+  #opening = 0;
+  #wish: string | 'auto';
+  #stream: Stream | null = null;
+  #pollTimer: ReturnType<typeof setTimeout> | undefined;
+  #polling = false;
+  #following = true;
+  #stalls = 0;
+  #pausedS: number | null = null;
+  #seekedS = -Infinity;
+  #lastTime = 0;
+  #movedS = 0;
+  #targetOverrideS: number | null;
+
+  constructor(
+    api: Api,
+    name: string,
+    video: HTMLVideoElement,
+    events: SessionEvents,
+    options: { protocol: Protocol; quality: string; targetDelayS: number | null },
+  ) {
+    this.#api = api;
+    this.#name = name;
+    this.#video = video;
+    this.#events = events;
+    this.#protocol = options.protocol;
+    this.#wish = options.quality;
+    this.#targetOverrideS = options.targetDelayS;
+    this.#delay = new DelayController();
+
+    const { signal } = this.#closed;
+    const on = (type: string, listener: () => void) => video.addEventListener(type, listener, { signal });
+    on('playing', () => this.#progress());
+    on('timeupdate', () => this.#progress());
+    on('waiting', () => this.#dry());
+    on('ended', () => this.#signal({ kind: 'ended' }));
+    on('seeking', () => {
+      this.#seekedS = nowS();
+      this.#delay.resync();
+    });
+    on('pause', () => {
+      this.#pausedS = nowS();
+    });
+    on('play', () => this.#resumed());
+    on('error', () => {
+      if (video.error && video.getAttribute('src')?.startsWith('blob:')) this.#lostDecoder();
+    });
+    document.addEventListener('visibilitychange', () => document.hidden || this.#delay.resync(), { signal });
+    window.addEventListener('online', () => this.#pollSoon(0), { signal });
+
+    const tick = setInterval(() => this.#tick(), TICK_MS);
+    const beacon = setInterval(() => this.#beacon(), BEACON_MS);
+    signal.addEventListener('abort', () => {
+      clearInterval(tick);
+      clearInterval(beacon);
+      clearTimeout(this.#pollTimer);
+    });
+    prepare(this.#protocol);
+    void this.#poll();
+    void this.#readClock();
+  }
+
+  get phase(): Phase {
+    return this.#lifecycle.phase;
+  }
+
+  get message(): string {
+    return this.#lifecycle.message;
+  }
+
+  get encoderAway(): boolean {
+    return this.#lifecycle.encoderAway;
+  }
+
+  /** What the directory last said. */
+  get stream(): Stream | null {
+    return this.#stream;
+  }
+
+  get protocol(): Protocol {
+    return this.#protocol;
+  }
+
+  get renditions(): readonly Rendition[] {
+    return this.#transport?.renditions ?? [];
+  }
+
+  get current(): Rendition | null {
+    return this.#transport?.current ?? null;
+  }
+
+  /** The name of the rendition that was asked for, or `auto`. */
+  get quality(): string {
+    return this.#wish;
+  }
+
+  /** Is playback held at the live edge, rather than where the viewer put it? */
+  get following(): boolean {
+    return this.#following;
+  }
+
+  get stats(): Stats {
+    const timing = this.#transport?.timing() ?? null;
+    const quality = this.#video.getVideoPlaybackQuality?.();
+    const serverMs = this.#clock.at(performance.now());
+    const stamped = timing && timing.mediaUnixMs !== null && serverMs !== null;
+    return {
+      transport: this.#transport?.kind ?? null,
+      delayS: stamped ? (serverMs - timing.mediaUnixMs!) / 1000 : (timing?.distanceS ?? null),
+      targetS: timing ? this.#targetS(timing.targetS) + this.#delay.marginS : null,
+      distanceS: timing?.distanceS ?? null,
+      bufferS: bufferAhead(this.#video),
+      rate: this.#video.playbackRate,
+      level: this.current?.name ?? null,
+      levels: this.renditions.map((rendition) => ({ ...rendition })),
+      stalls: this.#stalls,
+      framesDecoded: quality?.totalVideoFrames ?? 0,
+      framesDropped: quality?.droppedVideoFrames ?? 0,
+      state: this.phase,
+    };
+  }
+
+  /** Plays a rendition by name (`v-720p30`) or height (`720p`), or `auto`. An unknown name is automatic until it appears. */
+  setQuality(name: string): void {
+    this.#wish = name;
+    this.#transport?.select(this.#wished());
+    this.#events.renditions();
+  }
+
+  setProtocol(protocol: Protocol): void {
+    if (protocol === this.#protocol) return;
+    this.#protocol = protocol;
+    this.retry();
+  }
+
+  jumpToLive(): void {
+    this.#following = true;
+    const timing = this.#transport?.timing();
+    if (timing) this.#jump(timing.distanceS - this.#targetS(timing.targetS) - this.#delay.marginS);
+    void this.play();
+  }
+
+  /** Moves the playhead, seconds; towards live at most. */
+  seekBy(deltaS: number): void {
+    const timing = this.#transport?.timing();
+    if (!timing) return;
+    const { seekable, currentTime } = this.#video;
+    const startS = seekable.length ? seekable.start(0) : 0;
+    const latestS = currentTime + timing.distanceS - this.#targetS(timing.targetS);
+    const wantedS = Math.max(startS, currentTime + deltaS);
+    this.#following = wantedS >= latestS - 0.5;
+    this.#video.playbackRate = 1;
+    this.#video.currentTime = Math.min(wantedS, latestS);
+    this.#events.change();
+  }
+
+  async play(): Promise<void> {
+    const video = this.#video;
+    try {
+      await video.play();
+    } catch (error) {
+      if (!(error instanceof DOMException) || error.name !== 'NotAllowedError') return;
+      if (video.muted) return this.#events.blocked();
+      video.muted = true;
+      this.#events.autoMuted();
+      await video.play().catch((second: unknown) => {
+        if (second instanceof DOMException && second.name === 'NotAllowedError') this.#events.blocked();
+      });
+    }
+  }
+
+  retry(): void {
+    this.#do(this.#lifecycle.retry(nowS()));
+    this.#events.change();
+    this.#pollSoon(0);
+  }
+
+  close(): void {
+    this.#closed.abort();
+    this.#unload();
+  }
+
+  // --- the directory
+
+  async #poll(): Promise<void> {
+    if (this.#polling || this.#closed.signal.aborted) return;
+    this.#polling = true;
+    const report = await this.#ask();
+    this.#polling = false;
+    if (this.#closed.signal.aborted) return;
+    this.#do(this.#lifecycle.report(report, nowS()));
+    this.#events.change();
+    this.#pollSoon(this.#lifecycle.pollMs(nowS(), Math.random()));
+  }
+
+  #pollSoon(ms: number): void {
+    clearTimeout(this.#pollTimer);
+    this.#pollTimer = setTimeout(() => void this.#poll(), ms);
+  }
+
+  async #ask(): Promise<Report> {
+    try {
+      this.#stream = await this.#api.stream(this.#name, this.#closed.signal);
+      return { kind: this.#stream.live ? 'live' : 'off', since: this.#stream.since };
+    } catch (error) {
+      if (error instanceof ApiError && error.status === 404) return { kind: 'missing' };
+      if (error instanceof ApiError && error.status < 500 && error.status !== 429) return { kind: 'refused', message: error.message };
+      return { kind: 'unreachable' };
+    }
+  }
+
+  async #readClock(): Promise<void> {
+    // The first request pays for the connection; the best of three is kept.
+    for (let sample = 0; !this.#closed.signal.aborted; sample++) {
+      const sentMs = performance.now();
+      try {
+        const serverMs = await this.#api.time(this.#closed.signal);
+        this.#clock.add({ sentMs, receivedMs: performance.now(), serverMs });
+      } catch {
+        // Without a clock the distance to the live edge is shown instead.
+      }
+      await new Promise((resolve) => setTimeout(resolve, sample < 3 ? 700 : 120_000));
+    }
+  }
+
+  #beacon(): void {
+    if (this.phase === 'playing' && !this.#video.paused) sendBeacon(this.#api, this.#name);
+  }
+
+  // --- the transport
+
+  #do(action: Action): void {
+    if (action === 'load') void this.#load();
+    else if (action === 'unload') this.#unload();
+    else if (action === 'resume') void this.#resume();
+  }
+
+  async #load(): Promise<void> {
+    if (this.#transport) this.#events.replacing();
+    this.#unload();
+    const opening = this.#opening;
+    const urls = { hls: this.#api.hlsUrl(this.#name), dash: this.#api.dashUrl(this.#name) };
+    let ready = false;
+    const mine = () => opening === this.#opening;
+    const events = {
+      signal: (signal: Signal) => mine() && this.#signal(signal),
+      renditions: () => {
+        if (!mine()) return;
+        if (!ready && this.renditions.length) {
+          ready = true;
+          const wished = this.#wished();
+          if (wished) this.#transport?.select(wished);
+        }
+        this.#events.renditions();
+      },
+    };
+    let transport: Transport | null;
+    try {
+      transport = await open(this.#protocol, this.#video, urls, events);
+    } catch {
+      // The chunk with the engine did not come.
+      return this.#signal({ kind: 'network' });
+    }
+    if (opening !== this.#opening || this.#closed.signal.aborted) return transport?.destroy();
+    if (!transport) return this.#signal({ kind: 'media', message: 'This browser can play neither HLS nor DASH.' });
+    this.#transport = transport;
+    this.#following = true;
+    this.#delay.resync();
+    this.#events.renditions();
+    await this.play();
+    if (opening === this.#opening) sendBeacon(this.#api, this.#name);
+  }
+
+  #unload(): void {
+    this.#opening++;
+    this.#transport?.destroy();
+    this.#transport = null;
+    this.#video.playbackRate = 1;
+    this.#events.renditions();
+  }
+
+  async #resume(): Promise<void> {
+    const transport = this.#transport;
+    if (!transport) return void this.#load();
+    try {
+      const resumed = await transport.resume();
+      if (transport !== this.#transport) return;
+      if (!resumed) this.#do(this.#lifecycle.restarted(nowS()));
+    } catch {
+      // Still away: the next poll comes back here.
+    }
+    this.#events.change();
+  }
+
+  #wished(): Rendition | null {
+    const wish = this.#wish;
+    return this.renditions.find(({ name, height }) => name === wish || `${height}p` === wish) ?? null;
+  }
+
+  #signal(signal: Signal): void {
+    const before = this.phase;
+    this.#do(this.#lifecycle.signal(signal, nowS()));
+    if (this.phase === before) return;
+    this.#events.change();
+    // What the directory says matters now.
+    if (this.phase !== 'playing') this.#pollSoon(this.#lifecycle.pollMs(nowS(), Math.random()));
+  }
+
+  // --- the playhead
+
+  #progress(): void {
+    const { currentTime, readyState, paused } = this.#video;
+    if (currentTime !== this.#lastTime) {
+      this.#lastTime = currentTime;
+      this.#movedS = nowS();
+    }
+    if (!paused && readyState >= 3 && currentTime > 0) this.#signal({ kind: 'progress' });
+  }
+
+  #dry(): void {
+    if (this.#video.paused || this.#video.ended || this.phase !== 'playing') return;
+    const now = nowS();
+    if (!this.#video.seeking && now - this.#seekedS > SEEK_GRACE_S) {
+      this.#stalls++;
+      this.#delay.stalled(now);
+    }
+    this.#signal({ kind: 'starved' });
+  }
+
+  #resumed(): void {
+    const pausedS = this.#pausedS === null ? 0 : nowS() - this.#pausedS;
+    this.#pausedS = null;
+    this.#movedS = nowS();
+    this.#delay.resync();
+    if (pausedS > LONG_PAUSE_S) this.jumpToLive();
+    else if (pausedS > 1) this.#following = false;
+  }
+
+  /** The decoder gave up and the engine did not notice. */
+  #lostDecoder(): void {
+    if (this.#transport?.kind === 'll-hls') return; // hls.js recovers from it by itself
+    this.#signal({ kind: 'network' });
+  }
+
+  #tick(): void {
+    const now = nowS();
+    const video = this.#video;
+    const timing = this.#transport?.timing() ?? null;
+    const action = this.#lifecycle.tick(now, timing?.edgeAgeS ?? null);
+    if (action !== 'none') {
+      this.#do(action);
+      this.#events.change();
+      return;
+    }
+    if (video.paused || !timing || !this.#transport || this.#transport.selfPaced) return;
+    if (this.phase === 'playing' && video.currentTime === this.#lastTime && now - this.#movedS > SILENT_STALL_S) this.#dry();
+    if (this.phase !== 'playing' || !this.#following || video.seeking || !timing.live) {
+      if (video.playbackRate !== 1) video.playbackRate = 1;
+      return;
+    }
+    const command = this.#delay.update({
+      nowS: now,
+      distanceS: timing.distanceS,
+      targetS: this.#targetS(timing.targetS),
+      bufferS: bufferAhead(video),
+    });
+    if (command.jumpS > 0) this.#jump(command.jumpS);
+    else if (video.playbackRate !== command.rate) video.playbackRate = command.rate;
+  }
+
+  #targetS(askedS: number): number {
+    // A viewer may ask for more delay, never for less than the server says is safe.
+    return Math.max(askedS, this.#targetOverrideS ?? 0);
+  }
+
+  #jump(forwardS: number): void {
+    this.#video.playbackRate = 1;
+    if (forwardS > 0.2) this.#video.currentTime += forwardS;
+  }
+}
+
+function nowS(): number {
+  return performance.now() / 1000;
+}
+
+function bufferAhead(video: HTMLVideoElement): number {
+  const { buffered, currentTime } = video;
+  for (let range = 0; range < buffered.length; range++) {
+    if (buffered.start(range) <= currentTime + 0.1 && buffered.end(range) > currentTime) return buffered.end(range) - currentTime;
+  }
+  return 0;
+}

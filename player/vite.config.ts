@@ -1,0 +1,27 @@
+import { resolve } from 'node:path';
+import { defineConfig } from 'vite';
+
+// Every page is its own entry; what they share becomes shared chunks.
+const pages = ['index', 'watch', 'embed', 'studio'];
+
+export default defineConfig({
+  base: '/',
+  build: {
+    target: ['chrome107', 'firefox104', 'safari16'],
+    // The pages are served under a Content-Security-Policy without data: and inline anything.
+    assetsInlineLimit: 0,
+    modulePreload: { polyfill: false },
+    reportCompressedSize: false,
+    chunkSizeWarningLimit: 900,
+    rolldownOptions: {
+      input: Object.fromEntries(pages.map((page) => [page, resolve(import.meta.dirname, `${page}.html`)])),
+    },
+  },
+  server: {
+    // `npm run dev` against a running server: GHOST_LIVE=http://127.0.0.1:8080 npm run dev
+    proxy: Object.fromEntries(
+      ['/api', '/live', '/media'].map((path) => [path, process.env['GHOST_LIVE'] ?? 'http://127.0.0.1:8080']),
+    ),
+  },
+  test: { include: ['tests/unit/**/*.test.ts'] },
+} as Parameters<typeof defineConfig>[0] & { test: unknown });
