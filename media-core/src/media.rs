@@ -30,6 +30,23 @@ pub struct FrameRate {
 }
 
 impl FrameRate {
+    /// The fraction in lowest terms; `None` where it is not over 0 or does not fit.
+    pub fn reduced(num: u64, den: u64) -> Option<Self> {
+        let (mut a, mut b) = (num, den);
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        let (num, den) = (num.checked_div(a)?, den.checked_div(a)?);
+        let (num, den) = (u32::try_from(num).ok()?, u32::try_from(den).ok()?);
+        (num > 0 && den > 0).then_some(Self { num, den })
+    }
+
+    /// Ticks of `timescale` that so many frames last, rounded up.
+    pub fn ticks(self, frames: u32, timescale: u32) -> i64 {
+        let ticks = u128::from(frames) * u128::from(timescale) * u128::from(self.den);
+        i64::try_from(ticks.div_ceil(u128::from(self.num.max(1)))).unwrap_or(i64::MAX)
+    }
+
     /// Frames a second.
     pub fn fps(self) -> f64 {
         f64::from(self.num) / f64::from(self.den)
