@@ -1,1 +1,23 @@
+//! The edge: what viewers ask, and what a box tells it.
+//!
+//! Every decision is a plain function or a state machine without I/O and without a clock (the time is an argument), shared by two thin
+//! adapters: the native one and Cloudflare Workers.
+//!
+//! | module | what it decides | specification |
+//! | --- | --- | --- |
+//! | [`live`] | the state of one broadcast: apply a link message, answer a request, know whom to wake | |
+//! | [`playlist`] | the texts: multivariant, media playlist, MPD | draft-pantos-hls-rfc8216bis-16, ISO/IEC 23009-1:2022 |
+//! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
+//! | [`directory`] | streams, their keys, who may publish | |
+//! | [`audience`] | how many watch | |
+//! | `native` | the adapter of `ghost-live up` and `ghost-live edge` (feature `native`) | |
+//!
+//! Everything outside `native` compiles for wasm32: no runtime, no threads, no `std::time` clocks.
+
 #![forbid(unsafe_code)]
+
+pub mod audience;
+pub mod directory;
+pub mod live;
+pub mod playlist;
+pub mod routes;

@@ -1,0 +1,392 @@
+//! Which address is what, and the headers of its answer: shared by both adapters.
+//!
+//! [`parse`] turns method, path and query into a [`Route`] or a [`Problem`]. [`headers`] gives what every answer of a class carries:
+//! `Cache-Control` above all, CORS, and for pages the security headers. Every answer that is not 2xx is `no-store`, but for 304, which
+//! repeats what its 200 said (RFC 9110 section 15.4.5).
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use protocol::{
+    names::{BroadcastId, StreamName, TrackName},
+    object_key::ObjectKey,
+};
+
+use crate::live::Directives;
+
+mod problem;
+#[cfg(test)]
+mod tests;
+
+pub use problem::{PROBLEM_TYPE, Problem};
+
+/// The longest path and the longest query that are looked at, bytes.
+pub const MAX_TARGET_BYTES: usize = 2_048;
+
+/// A page; the bundle has it under [`Page::asset`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// `/`: what is live.
+    Home,
+    /// `/watch/{stream}`.
+    Watch,
+    /// `/embed/{stream}`: may be framed by other sites.
+    Embed,
+    /// `/studio/{stream}`.
+    Studio,
+}
+
+impl Page {
+    /// Its path in the bundle.
+    pub fn asset(self) -> &'static str {
+        match self {
+            Self::Home => "index.html",
+            Self::Watch => "watch.html",
+            Self::Embed => "embed.html",
+            Self::Studio => "studio.html",
+        }
+    }
+}
+
+/// The name of a playback session in a path: `-` for a public stream, else 1 to 512 characters of `[A-Za-z0-9_.-]`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Session(String);
+
+impl Session {
+    /// The session of every viewer of a public stream.
+    pub fn public() -> Self {
+        Self("-".to_owned())
+    }
+
+    /// The path segment.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        let ok =
+            (1..=512).contains(&text.len()) && text.bytes().all(safe) && !text.starts_with('.');
+        ok.then(|| Self(text.to_owned()))
+    }
+}
+
+/// What of a broadcast is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackAddress {
+    /// The stream.
+    pub stream: StreamName,
+    /// The broadcast.
+    pub broadcast: BroadcastId,
+    /// The playback session.
+    pub session: Session,
+    /// The track.
+    pub track: TrackName,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Route {
+    /// A page.
+    Page(Page, Option<StreamName>),
+    /// A file of the bundle, path without the leading slash.
+    Asset(String),
+    /// `GET /live/{stream}/index.m3u8`.
+    Multivariant(StreamName),
+    /// `GET /live/{stream}/manifest.mpd`.
+    Dash(StreamName),
+    /// `GET /live/{stream}/{broadcast}/{session}/{track}/index.m3u8`.
+    Media(TrackAddress, Directives),
+    /// `GET /live/{stream}/{broadcast}/{session}/{track}/{msn}.m4s`.
+    Segment(TrackAddress, u64),
+    /// `GET /media/{key}`.
+    Object(ObjectKey),
+    /// `GET /api/streams`.
+    Streams,
+    /// `GET /api/streams/{stream}`.
+    Stream(StreamName),
+    /// `POST /api/streams/{stream}/beacon`.
+    Beacon(StreamName),
+    /// `GET /api/time`, with `?iso` as text instead of JSON.
+    Time {
+        /// As ISO 8601 text.
+        iso: bool,
+    },
+    /// `GET /api/studio/{stream}`.
+    Studio(StreamName),
+    /// `POST /api/studio/{stream}/rotate-key`.
+    RotateKey(StreamName),
+    /// `GET /healthz`.
+    Health,
+    /// `GET /readyz`.
+    Ready,
+    /// `POST /internal/admit`.
+    Admit,
+    /// `POST /internal/broadcasts`.
+    Open,
+    /// `GET /internal/link/{broadcast}`, a WebSocket.
+    Link(BroadcastId),
+    /// `PUT /internal/media/{key}`.
+    Put(ObjectKey),
+    /// `OPTIONS` of any public address: a CORS preflight.
+    Preflight,
+}
+
+impl Route {
+    /// Whether the link secret is needed, the box's proof against the edge.
+    pub fn is_internal(&self) -> bool {
+        matches!(
+            self,
+            Self::Admit | Self::Open | Self::Link(_) | Self::Put(_)
+        )
+    }
+
+    /// Whether scripts of other sites may read the answer.
+    pub fn is_shared(&self) -> bool {
+        match self {
+            Self::Multivariant(_)
+            | Self::Dash(_)
+            | Self::Media(..)
+            | Self::Segment(..)
+            | Self::Object(_) => true,
+            Self::Streams
+            | Self::Stream(_)
+            | Self::Beacon(_)
+            | Self::Time { .. }
+            | Self::Preflight => true,
+            // An embedded player's files are loaded as modules, which asks for CORS.
+            Self::Asset(_) => true,
+            _ => false,
+        }
+    }
+}
+
+/// How long an answer may be kept, and by whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Caching {
+    /// Never changes: an object by its key, a complete segment by its number, a file with a digest in its name.
+    Immutable,
+    /// The answer to a blocked playlist request at the end of the playlist: all who ask the same want the same; six target durations.
+    Blocked,
+    /// Changes with every part: shared caches may spare the origin for a second, browsers ask.
+    Live,
+    /// Asked for again each time.
+    Revalidate,
+    /// Kept by nobody.
+    Never,
+}
+
+impl Caching {
+    /// The value of `Cache-Control`.
+    pub fn value(self) -> &'static str {
+        match self {
+            Self::Immutable => "public, max-age=31536000, immutable",
+            Self::Blocked => "public, max-age=24",
+            Self::Live => "public, max-age=0, s-maxage=1",
+            Self::Revalidate => "no-cache",
+            Self::Never => "no-store",
+        }
+    }
+}
+
+/// How an asset of the bundle may be kept: what the bundler put a digest into lies under `assets/` and never changes.
+pub fn asset_caching(path: &str) -> Caching {
+    match path.starts_with("assets/") {
+        true => Caching::Immutable,
+        false => Caching::Revalidate,
+    }
+}
+
+/// What a page may do: load from this server only. Players need blob URLs for media and workers.
+const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; \
+     media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; manifest-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors ";
+
+/// What every answer to the route carries; `caching` is what a 2xx would have.
+pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    let mut set = |name: HeaderName, value: &'static str| {
+        map.insert(name, HeaderValue::from_static(value));
+    };
+    let kept = status.is_success() || status == StatusCode::NOT_MODIFIED;
+    let caching = if kept { caching } else { Caching::Never };
+    set(header::CACHE_CONTROL, caching.value());
+    set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    if route.is_none_or(Route::is_shared) {
+        set(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+        set(
+            header::ACCESS_CONTROL_EXPOSE_HEADERS,
+            "content-length, content-range, date, etag, retry-after",
+        );
+        set(HeaderName::from_static("timing-allow-origin"), "*");
+        set(
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "cross-origin",
+        );
+    }
+    match route {
+        Some(Route::Preflight) => {
+            set(
+                header::ACCESS_CONTROL_ALLOW_METHODS,
+                "GET, HEAD, POST, OPTIONS",
+            );
+            set(
+                header::ACCESS_CONTROL_ALLOW_HEADERS,
+                "authorization, content-type, range",
+            );
+            set(header::ACCESS_CONTROL_MAX_AGE, "86400");
+        }
+        Some(Route::Page(page, _)) => {
+            let framed = *page == Page::Embed;
+            let ancestors = if framed { "*" } else { "'none'" };
+            if let Ok(policy) = HeaderValue::from_str(&format!("{PAGE_POLICY}{ancestors}")) {
+                map.insert(header::CONTENT_SECURITY_POLICY, policy);
+            }
+            let mut set = |name: HeaderName, value: &'static str| {
+                map.insert(name, HeaderValue::from_static(value));
+            };
+            set(header::REFERRER_POLICY, "no-referrer");
+            set(
+                HeaderName::from_static("permissions-policy"),
+                "autoplay=(self), fullscreen=(self), picture-in-picture=(self), camera=(), microphone=(), geolocation=()",
+            );
+            if !framed {
+                set(header::X_FRAME_OPTIONS, "DENY");
+                set(
+                    HeaderName::from_static("cross-origin-opener-policy"),
+                    "same-origin",
+                );
+            }
+        }
+        _ => {}
+    }
+    map
+}
+
+/// What a request asks for. `HEAD` is taken as `GET`; the adapter leaves out the body.
+///
+/// # Errors
+/// A [`Problem`]: 400, 404 or 405.
+pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, Problem> {
+    if path.len() > MAX_TARGET_BYTES || query.is_some_and(|q| q.len() > MAX_TARGET_BYTES) {
+        return Err(Problem::uri_too_long());
+    }
+    let internal = path.starts_with("/internal/");
+    if method == Method::OPTIONS && !internal {
+        return Ok(Route::Preflight);
+    }
+    let route = find(path, query)?;
+    let allowed: &'static str = match &route {
+        Route::Beacon(_) | Route::RotateKey(_) | Route::Admit | Route::Open => "POST, OPTIONS",
+        Route::Put(_) => "PUT",
+        _ => "GET, HEAD, OPTIONS",
+    };
+    let read = method == Method::HEAD && allowed.starts_with("GET");
+    match read || allowed.split(", ").any(|name| name == method.as_str()) {
+        true => Ok(route),
+        false => Err(Problem::method(allowed)),
+    }
+}
+
+fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
+    let not_found = Problem::not_found;
+    let stream = |text: &str| text.parse::<StreamName>().map_err(|_| not_found());
+    let Some(rest) = path.strip_prefix('/') else {
+        return Err(not_found());
+    };
+    if let Some(key) = rest.strip_prefix("media/") {
+        return key.parse().map(Route::Object).map_err(|_| not_found());
+    }
+    if let Some(key) = rest.strip_prefix("internal/media/") {
+        return key.parse().map(Route::Put).map_err(|_| not_found());
+    }
+    let segments: Vec<&str> = rest.splitn(8, '/').collect();
+    Ok(match segments.as_slice() {
+        [""] => Route::Page(Page::Home, None),
+        ["watch", name] => Route::Page(Page::Watch, Some(stream(name)?)),
+        ["embed", name] => Route::Page(Page::Embed, Some(stream(name)?)),
+        ["studio", name] => Route::Page(Page::Studio, Some(stream(name)?)),
+        ["live", name, "index.m3u8"] => Route::Multivariant(stream(name)?),
+        ["live", name, "manifest.mpd"] => Route::Dash(stream(name)?),
+        ["live", name, broadcast, session, track, file] => {
+            let address = TrackAddress {
+                stream: stream(name)?,
+                broadcast: broadcast.parse().map_err(|_| not_found())?,
+                session: Session::parse(session).ok_or_else(not_found)?,
+                track: track.parse().map_err(|_| not_found())?,
+            };
+            match file.strip_suffix(".m4s") {
+                Some(msn) => Route::Segment(address, number(msn).ok_or_else(not_found)?),
+                None if *file == "index.m3u8" => Route::Media(address, directives(query)?),
+                None => return Err(not_found()),
+            }
+        }
+        ["api", "streams"] => Route::Streams,
+        ["api", "streams", name] => Route::Stream(stream(name)?),
+        ["api", "streams", name, "beacon"] => Route::Beacon(stream(name)?),
+        ["api", "time"] => Route::Time {
+            iso: pairs(query).any(|(name, _)| name == "iso"),
+        },
+        ["api", "studio", name] => Route::Studio(stream(name)?),
+        ["api", "studio", name, "rotate-key"] => Route::RotateKey(stream(name)?),
+        ["healthz"] => Route::Health,
+        ["readyz"] => Route::Ready,
+        ["internal", "admit"] => Route::Admit,
+        ["internal", "broadcasts"] => Route::Open,
+        ["internal", "link", broadcast] => Route::Link(broadcast.parse().map_err(|_| not_found())?),
+        [
+            "api" | "internal" | "live" | "watch" | "embed" | "studio",
+            ..,
+        ] => return Err(not_found()),
+        _ => Route::Asset(asset(rest).ok_or_else(not_found)?),
+    })
+}
+
+/// A path of the bundle, if it can be one: no empty, hidden or dotted segment, no percent-encoding.
+fn asset(path: &str) -> Option<String> {
+    let segment_ok = |segment: &str| {
+        !segment.is_empty()
+            && !segment.starts_with('.')
+            && (segment.bytes())
+                .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-' | b'@'))
+    };
+    (path.split('/').all(segment_ok) && !path.ends_with(".html")).then(|| path.to_owned())
+}
+
+fn pairs(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.unwrap_or_default().split('&');
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
+}
+
+/// A decimal number without sign; leading zeros are let through as the players' own spelling.
+fn number(text: &str) -> Option<u64> {
+    let digits = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    digits.then(|| text.parse().ok()).flatten()
+}
+
+/// The delivery directives of a query. Other parameters are nobody's business.
+fn directives(query: Option<&str>) -> Result<Directives, Problem> {
+    let mut found = Directives::default();
+    for (name, value) in pairs(query) {
+        let slot = match name {
+            "_HLS_msn" => &mut found.msn,
+            "_HLS_part" => &mut found.part,
+            "_HLS_skip" => {
+                found.skip = match value {
+                    "YES" | "v2" => true,
+                    _ => return Err(Problem::directive("_HLS_skip is YES or v2")),
+                };
+                continue;
+            }
+            _ => continue,
+        };
+        if slot.is_some() {
+            return Err(Problem::directive("a delivery directive is given twice"));
+        }
+        *slot = Some(number(value).ok_or_else(|| {
+            Problem::directive("_HLS_msn and _HLS_part are whole numbers, not negative")
+        })?);
+    }
+    match (found.msn, found.part) {
+        (None, Some(_)) => Err(Problem::directive("_HLS_part needs _HLS_msn")),
+        _ => Ok(found),
+    }
+}

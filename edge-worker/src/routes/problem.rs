@@ -1,0 +1,217 @@
+//! What goes wrong, as `application/problem+json` (RFC 9457).
+
+use std::borrow::Cow;
+
+use http::StatusCode;
+use serde::Serialize;
+
+/// `Content-Type` of a problem.
+pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+/// An error over HTTP: a stable `type`, a sentence for a person, no internals. Build one with the functions here, so that there is one
+/// list of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The status.
+    pub status: StatusCode,
+    /// `Allow` of a 405.
+    pub allow: Option<&'static str>,
+    /// `Retry-After` of a 503, seconds.
+    pub retry_after_s: Option<u32>,
+    slug: &'static str,
+    title: &'static str,
+    detail: Cow<'static, str>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+}
+
+impl Problem {
+    fn new(
+        status: StatusCode,
+        slug: &'static str,
+        title: &'static str,
+        detail: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        Self {
+            status,
+            allow: None,
+            retry_after_s: None,
+            slug,
+            title,
+            detail: detail.into(),
+        }
+    }
+
+    /// 404: no such address, or what it named is gone.
+    pub fn not_found() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-found",
+            "Not found",
+            "There is nothing at this address.",
+        )
+    }
+
+    /// 404: the stream is not known.
+    pub fn no_stream() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-stream",
+            "No such stream",
+            "This server has no stream of that name.",
+        )
+    }
+
+    /// 404: the stream is known, but nothing can be played now.
+    pub fn not_live() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "not-live",
+            "Not live",
+            "The stream is not live now.",
+        )
+    }
+
+    /// 400: a delivery directive that no player sends. `detail` says which.
+    pub fn directive(detail: &'static str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-directive",
+            "Bad delivery directive",
+            detail,
+        )
+    }
+
+    /// 400: a body that is not what the address takes.
+    pub fn body(detail: &'static str) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-body",
+            "Bad request body",
+            detail,
+        )
+    }
+
+    /// 405 with the methods that are allowed.
+    pub fn method(allow: &'static str) -> Self {
+        let mut problem = Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method",
+            "Method not allowed",
+            format!("This address takes {allow}."),
+        );
+        problem.allow = Some(allow);
+        problem
+    }
+
+    /// 414.
+    pub fn uri_too_long() -> Self {
+        Self::new(
+            StatusCode::URI_TOO_LONG,
+            "uri-too-long",
+            "Address too long",
+            "No address here is that long.",
+        )
+    }
+
+    /// 413.
+    pub fn too_large() -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "too-large",
+            "Too large",
+            "The body is larger than this address takes.",
+        )
+    }
+
+    /// 416.
+    pub fn range() -> Self {
+        Self::new(
+            StatusCode::RANGE_NOT_SATISFIABLE,
+            "range",
+            "Range not satisfiable",
+            "The range lies outside the object.",
+        )
+    }
+
+    /// 401: the studio's secret, or the box's proof, is missing or wrong.
+    pub fn unauthorized() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "Not authorized",
+            "The secret is missing or wrong.",
+        )
+    }
+
+    /// 403: a publisher may not publish. The text is for the encoder's user.
+    pub fn refused(detail: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "refused", "Refused", detail)
+    }
+
+    /// 409: an object is never written twice.
+    pub fn exists() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "exists",
+            "Exists already",
+            "An object is never written twice.",
+        )
+    }
+
+    /// 503: a blocked request waited for three target durations.
+    pub fn timeout() -> Self {
+        let mut problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "timeout",
+            "Nothing new yet",
+            "Nothing new came in time; ask again.",
+        );
+        problem.retry_after_s = Some(1);
+        problem
+    }
+
+    /// 503: the store or the directory does not answer.
+    pub fn unavailable() -> Self {
+        let mut problem = Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "Unavailable",
+            "This cannot be answered right now; try again in a moment.",
+        );
+        problem.retry_after_s = Some(2);
+        problem
+    }
+
+    /// 500.
+    pub fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "Internal error",
+            "Something went wrong here.",
+        )
+    }
+
+    /// The `type`: a name, not an address.
+    pub fn kind(&self) -> String {
+        format!("urn:ghost-live:problem:{}", self.slug)
+    }
+
+    /// The body, JSON.
+    pub fn body_json(&self) -> String {
+        let body = Body {
+            r#type: self.kind(),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+        };
+        serde_json::to_string(&body).unwrap_or_default()
+    }
+}
