@@ -44,7 +44,7 @@ export class GhostLivePlayer extends HTMLElement {
   readonly #bar = h('div', { class: 'bar', role: 'group', 'aria-label': 'Player controls' });
   readonly #card = h('div', { class: 'card', hidden: true });
   readonly #busy: HTMLDivElement = h('div', { class: 'busy', hidden: true }, h('span', { class: 'spinner' }), h('p'));
-  readonly #unmute = h('button', { type: 'button', class: 'unmute', hidden: true }, icon('muted'), 'Tap to unmute');
+  readonly #unmute = h('button', { type: 'button', class: 'unmute', hidden: true }, icon('muted'), 'Unmute');
   readonly #start = h('button', { type: 'button', class: 'start', 'aria-label': 'Play', hidden: true }, icon('play'));
   readonly #panel = h('dl', { class: 'stats', hidden: true });
   readonly #spoken = h('p', { class: 'spoken', role: 'status' });

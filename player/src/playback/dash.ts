@@ -5,6 +5,7 @@ import type { Rendition, Timing, Transport, TransportEvents } from './transport.
 export class DashTransport implements Transport {
   readonly kind = 'dash';
   readonly selfPaced = false;
+  readonly ready: Promise<void>;
   readonly #player: MediaPlayerClass;
   readonly #events: TransportEvents;
   #renditions: (Rendition & { id: string })[] = [];
@@ -28,6 +29,9 @@ export class DashTransport implements Transport {
     player.on(names.STREAM_INITIALIZED, this.#list);
     player.on(names.QUALITY_CHANGE_RENDERED, this.#changed);
     player.on(names.ERROR, this.#failed);
+    // dash.js renews the manifest only once it has seen the element begin to play: a `play` before it listens is lost on it.
+    this.ready = new Promise((resolve) => player.on(names.STREAM_INITIALIZED, () => resolve()));
+    video.pause();
     player.initialize(video, url, false);
   }
 

@@ -26,6 +26,7 @@ const MEND_WINDOW_MS = 20_000;
 
 export class HlsTransport implements Transport {
   readonly kind = 'll-hls';
+  readonly ready = Promise.resolve();
   readonly selfPaced = false;
   readonly #hls: Hls;
   readonly #url: string;

@@ -8,6 +8,7 @@ interface DatedVideo extends HTMLVideoElement {
 
 export class NativeTransport implements Transport {
   readonly kind = 'hls-native';
+  readonly ready = Promise.resolve();
   readonly selfPaced = true;
   readonly renditions: readonly Rendition[] = [];
   readonly current = null;

@@ -41,6 +41,8 @@ export interface Transport {
   readonly current: Rendition | null;
   /** Does the browser itself hold the delay? Then the playback rate is left alone. */
   readonly selfPaced: boolean;
+  /** Settles when the video element may be told to play. */
+  readonly ready: Promise<void>;
   /** `null` before the first playlist. */
   timing(): Timing | null;
   /** Plays one rendition, or with `null` whichever the network bears. */

@@ -70,6 +70,7 @@ export class Session {
   #following = true;
   #stalls = 0;
   #pausedS: number | null = null;
+  #loadedS = -Infinity;
   #seekedS = -Infinity;
   #lastTime = 0;
   #movedS = 0;
@@ -330,6 +331,9 @@ export class Session {
     this.#following = true;
     this.#delay.resync();
     this.#events.renditions();
+    await transport.ready;
+    if (opening !== this.#opening) return;
+    this.#loadedS = nowS();
     await this.play();
     if (opening === this.#opening) sendBeacon(this.#api, this.#name);
   }
@@ -391,7 +395,8 @@ export class Session {
   }
 
   #resumed(): void {
-    const pausedS = this.#pausedS === null ? 0 : nowS() - this.#pausedS;
+    // A pause from before the load was not the viewer's.
+    const pausedS = this.#pausedS === null || this.#pausedS < this.#loadedS ? 0 : nowS() - this.#pausedS;
     this.#pausedS = null;
     this.#movedS = nowS();
     this.#delay.resync();

@@ -1,0 +1,276 @@
+// A stand-in for the edge: the pages as they are built, and live streams made on the spot. `npm run build && npm run mock`.
+import { readFile } from 'node:fs/promises';
+import { createServer } from 'node:http';
+import { extname, join } from 'node:path';
+import { Broadcast } from './broadcast.js';
+import { TRACKS, encode } from './encoder.js';
+
+const DIST = join(import.meta.dirname, '..', 'dist');
+const TYPES = /** @type {Record<string, string>} */ ({ '.html': 'text/html; charset=utf-8', '.js': 'text/javascript', '.css': 'text/css', '.svg': 'image/svg+xml' });
+// What the edge sends with every page.
+const CSP = "default-src 'self'; media-src 'self' blob:; worker-src 'self' blob:; connect-src 'self'; img-src 'self' data:; style-src 'self'; script-src 'self'; object-src 'none'; base-uri 'none'";
+export const SECRET = 'studio-secret';
+
+/** @typedef {import('node:http').ServerResponse} Response */
+
+class Stream {
+  /** @type {Broadcast | null} */
+  broadcast = null;
+  live = false;
+  /** @type {(() => void) | null} */
+  kill = null;
+  viewers = new Map();
+  key = 'demo_7hq2k9x4m1v8';
+}
+
+export class MockServer {
+  /** @type {Map<string, Stream>} */
+  streams = new Map();
+  /** Requests for playlists and media that are open now, and the most there ever were at once. */
+  open = 0;
+  mostOpen = 0;
+  /** Answers nothing but refused connections while true. */
+  down = false;
+  #server = createServer((request, response) => void this.#answer(request, response));
+  /** @type {Set<import('node:net').Socket>} */
+  #sockets = new Set();
+
+  /** @param {string[]} names */
+  constructor(names) {
+    for (const name of names) this.streams.set(name, new Stream());
+    this.#server.on('connection', (socket) => {
+      if (this.down) {
+        socket.destroy();
+        return;
+      }
+      this.#sockets.add(socket);
+      socket.on('close', () => this.#sockets.delete(socket));
+    });
+  }
+
+  /** @param {number} [port] */
+  async listen(port = 0) {
+    await new Promise((resolve) => this.#server.listen(port, '127.0.0.1', () => resolve(undefined)));
+    const address = /** @type {import('node:net').AddressInfo} */ (this.#server.address());
+    return `http://127.0.0.1:${address.port}`;
+  }
+
+  /** @param {string} name */
+  stream(name) {
+    const stream = this.streams.get(name);
+    if (!stream) throw new Error(`no stream ${name}`);
+    return stream;
+  }
+
+  /** A new broadcast. @param {string} name */
+  async start(name) {
+    const stream = this.stream(name);
+    const broadcast = new Broadcast();
+    stream.broadcast = broadcast;
+    this.#publish(stream, broadcast);
+    while (!broadcast.ready) await new Promise((resolve) => setTimeout(resolve, 100));
+    stream.live = true;
+  }
+
+  /** @param {Stream} stream @param {Broadcast} broadcast */
+  #publish(stream, broadcast) {
+    let current = true;
+    const stop = encode({
+      init: (track, bytes) => current && broadcast.init(track, bytes),
+      part: (track, part) => current && broadcast.part(track, part),
+      exit: () => undefined,
+    });
+    stream.kill = () => {
+      current = false;
+      stop();
+    };
+  }
+
+  /** The streamer stops: playlists end. @param {string} name */
+  stop(name) {
+    const stream = this.stream(name);
+    stream.kill?.();
+    stream.broadcast?.end();
+    stream.live = false;
+  }
+
+  /** The encoder's connection breaks; the broadcast stays open. @param {string} name */
+  cut(name) {
+    this.stream(name).kill?.();
+  }
+
+  /** The encoder is back within the grace period. @param {string} name */
+  comeBack(name) {
+    const stream = this.stream(name);
+    if (!stream.broadcast) throw new Error('nothing to come back to');
+    stream.broadcast.discontinue();
+    this.#publish(stream, stream.broadcast);
+  }
+
+  /** The server dies: connections break, new ones are refused. */
+  die() {
+    this.down = true;
+    for (const socket of this.#sockets) socket.destroy();
+  }
+
+  revive() {
+    this.down = false;
+  }
+
+  async close() {
+    for (const stream of this.streams.values()) stream.kill?.();
+    this.die();
+    await new Promise((resolve) => this.#server.close(() => resolve(undefined)));
+  }
+
+  /** @param {string} name @param {Stream} stream */
+  #state(name, stream) {
+    const horizon = Date.now() - 40_000;
+    for (const [viewer, seen] of stream.viewers) if (seen < horizon) stream.viewers.delete(viewer);
+    return {
+      name,
+      live: stream.live,
+      since: stream.live ? (stream.broadcast?.since ?? null) : null,
+      viewers: stream.viewers.size,
+      tracks: stream.live ? TRACKS.map(({ name, kind, width, height, rate, bandwidth }) => ({ name, kind, width, height, frame_rate: rate, bandwidth, codecs: kind === 'video' ? stream.broadcast?.codecs() : 'mp4a.40.2' })) : [],
+    };
+  }
+
+  /** @param {import('node:http').IncomingMessage} request @param {Response} response */
+  async #answer(request, response) {
+    try {
+      await this.#route(request, response);
+    } catch (error) {
+      console.error(request.url, error);
+      response.destroy();
+    }
+  }
+
+  /** @param {import('node:http').IncomingMessage} request @param {Response} response */
+  async #route(request, response) {
+    const url = new URL(request.url ?? '/', 'http://mock');
+    const path = url.pathname.split('/').slice(1);
+    if (path[0] === 'api') return this.#api(request, response, path.slice(1));
+    if (path[0] === 'live' || path[0] === 'media') {
+      this.open++;
+      this.mostOpen = Math.max(this.mostOpen, this.open);
+      response.on('close', () => this.open--);
+      return path[0] === 'live' ? this.#live(response, url, path.slice(1)) : this.#media(response, path.slice(1));
+    }
+    const page = { '': 'index', watch: 'watch', embed: 'embed', studio: 'studio' }[path[0] ?? ''];
+    const file = page ? `${page}.html` : path[0] === 'assets' && path.length === 2 ? `assets/${path[1]}` : null;
+    if (!file || /\.\./.test(file)) return problem(response, 404, 'There is no such page.');
+    const body = await readFile(join(DIST, file)).catch(() => null);
+    if (!body) return problem(response, 404, 'There is no such page.');
+    response.writeHead(200, { 'content-type': TYPES[extname(file)], 'content-security-policy': CSP, 'cache-control': page ? 'no-cache' : 'max-age=31536000, immutable' });
+    response.end(body);
+  }
+
+  /** @param {import('node:http').IncomingMessage} request @param {Response} response @param {string[]} path */
+  async #api(request, response, path) {
+    const [area, name = '', action] = path;
+    if (area === 'time') return json(response, { unix_ms: Date.now() });
+    if (area === 'streams' && !name) return json(response, { streams: [...this.streams].map(([name, stream]) => this.#state(name, stream)) });
+    const stream = this.streams.get(name);
+    if (!stream) return problem(response, 404, `There is no stream called ${name}.`);
+    if (area === 'streams' && action === 'beacon') {
+      let body = '';
+      for await (const chunk of request) body += chunk;
+      stream.viewers.set(JSON.parse(body).viewer, Date.now());
+      response.writeHead(204).end();
+      return;
+    }
+    if (area === 'streams') return json(response, this.#state(name, stream));
+    if (area !== 'studio') return problem(response, 404, 'There is no such thing.');
+    if (request.headers.authorization !== `Bearer ${SECRET}`) return problem(response, 401, 'This needs the studio link.');
+    if (action === 'rotate-key') stream.key = `demo_${Math.random().toString(36).slice(2, 14)}`;
+    const { name: _, ...state } = this.#state(name, stream);
+    return json(response, {
+      stream: name,
+      ...state,
+      servers: [
+        { url: 'rtmps://live.example.org:1936/live', note: 'Encrypted. OBS accepts it once the certificate is trusted.' },
+        { url: 'rtmp://192.168.1.20:1935/live', note: 'On this network.' },
+      ],
+      key: stream.key,
+      encoder: stream.live ? 'OBS 31.0.1' : null,
+      warnings: stream.live ? ['The key-frame interval is 8.3 s. Set it to 2 s in the encoder, and viewers start sooner.'] : [],
+    });
+  }
+
+  /** @param {Response} response @param {URL} url @param {string[]} path */
+  async #live(response, url, path) {
+    const [name = '', second = '', , track = '', file = ''] = path;
+    const broadcast = this.streams.get(name)?.broadcast;
+    if (!broadcast?.ready) return problem(response, 404, 'The stream is not live.');
+    if (second === 'index.m3u8') return text(response, 'application/vnd.apple.mpegurl', broadcast.multivariant());
+    if (second === 'manifest.mpd') return text(response, 'application/dash+xml', broadcast.manifest());
+    if (second !== broadcast.id || !broadcast.tracks.has(track)) return problem(response, 404, 'This broadcast is over.');
+    if (file === 'init.mp4') return bytes(response, broadcast.track(track).inits.at(-1) ?? Buffer.alloc(0));
+    const number = /^(\d+)\.m4s$/.exec(file)?.[1];
+    if (number !== undefined) return this.#chunked(response, broadcast, track, Number(number));
+    const msn = url.searchParams.get('_HLS_msn');
+    if (msn !== null) {
+      const part = Number(url.searchParams.get('_HLS_part') ?? -1);
+      if (!(await broadcast.until(() => broadcast.has(track, Number(msn), part)))) return problem(response, 503, 'Nothing new came in time.');
+    }
+    text(response, 'application/vnd.apple.mpegurl', broadcast.playlist(name, track));
+  }
+
+  /** A DASH segment as it grows. @param {Response} response @param {Broadcast} broadcast @param {string} track @param {number} msn */
+  async #chunked(response, broadcast, track, msn) {
+    await broadcast.until(() => broadcast.has(track, msn, 0));
+    const segment = broadcast.track(track).segments.find((candidate) => candidate.msn === msn);
+    if (!segment) return problem(response, 404, 'This segment is gone.');
+    response.writeHead(200, { 'content-type': 'video/mp4' });
+    for (let part = 0; ; part++) {
+      await broadcast.until(() => segment.parts.length > part || segment.done);
+      const next = segment.parts[part];
+      if (!next) break;
+      response.write(next.bytes);
+    }
+    response.end();
+  }
+
+  /** @param {Response} response @param {string[]} path */
+  #media(response, [name = '', id = '', trackName = '', file = '']) {
+    const broadcast = this.streams.get(name)?.broadcast;
+    const track = broadcast?.id === id ? broadcast.tracks.get(trackName) : undefined;
+    const found = /^(?:init-(\d+)\.mp4|(\d+)(?:\.(\d+))?\.m4s)$/.exec(file);
+    if (!track || !found) return problem(response, 404, 'There is no such object.');
+    if (found[1] !== undefined) return bytes(response, track.inits[Number(found[1])] ?? Buffer.alloc(0));
+    const segment = track.segments.find(({ msn }) => msn === Number(found[2]));
+    const parts = found[3] === undefined ? segment?.parts : segment?.parts.slice(Number(found[3]), Number(found[3]) + 1);
+    if (!parts?.length) return problem(response, 404, 'There is no such object.');
+    return bytes(response, Buffer.concat(parts.map((part) => part.bytes)));
+  }
+}
+
+/** @param {Response} response @param {string} type @param {string} body */
+function text(response, type, body) {
+  response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(body);
+}
+
+/** @param {Response} response @param {Buffer} body */
+function bytes(response, body) {
+  response.writeHead(200, { 'content-type': 'video/mp4', 'cache-control': 'max-age=31536000, immutable' }).end(body);
+}
+
+/** @param {Response} response @param {unknown} body */
+function json(response, body) {
+  text(response, 'application/json', JSON.stringify(body));
+}
+
+/** @param {Response} response @param {number} status @param {string} detail */
+function problem(response, status, detail) {
+  response.writeHead(status, { 'content-type': 'application/problem+json', 'cache-control': 'no-store' });
+  response.end(JSON.stringify({ type: 'about:blank', title: 'Not done', status, detail }));
+}
+
+if (process.argv[1] === import.meta.filename) {
+  const server = new MockServer(['demo', 'evening-show', 'garden-cam']);
+  const address = await server.listen(Number(process.env['PORT'] ?? 8090));
+  await server.start('demo');
+  console.log(`watch   ${address}/watch/demo\nstudio  ${address}/studio/demo#${SECRET}`);
+  process.on('SIGINT', () => void server.close().then(() => process.exit(0)));
+}
