@@ -71,6 +71,8 @@ export class Lifecycle {
   #loads = 0;
   #ended: { since: string | null } | null = null;
   #edgeStale = false;
+  /** The engine gave up on the network. What it had buffered may play on for a while. */
+  #broken = false;
 
   get phase(): Phase {
     return this.#phase;
@@ -96,7 +98,7 @@ export class Lifecycle {
     switch (report.kind) {
       case 'live': {
         if (this.#phase === 'failed') return 'none';
-        if (active && this.#phase !== 'reconnecting') {
+        if (active && !this.#broken) {
           // The same name, another broadcast: the encoder came back after the grace period.
           if (report.since !== null && this.#since !== null && report.since !== this.#since) return this.#load(report.since, nowS);
           this.#since ??= report.since;
@@ -104,16 +106,15 @@ export class Lifecycle {
         }
         // The directory may call a broadcast live a moment longer than its playlists do.
         if (this.#ended && report.since !== null && report.since === this.#ended.since) return 'none';
-        if (this.#phase === 'reconnecting') {
-          const same = report.since === this.#since;
+        if (this.#broken) {
           this.#attempt++;
-          if (same) return 'resume';
+          if (report.since === this.#since) return 'resume';
         }
         return this.#load(report.since, nowS);
       }
       case 'off':
         if (this.#phase === 'playing' || this.#phase === 'connecting') return 'none';
-        if (this.#phase === 'buffering' && nowS - this.#sinceS < STUCK_S) return 'none';
+        if (this.#phase === 'buffering' && !this.#broken && nowS - this.#sinceS < STUCK_S) return 'none';
         if (this.#phase === 'ended' || this.#phase === 'failed') return 'none';
         this.#enter(active ? 'ended' : 'waiting', nowS);
         this.#ended = active ? { since: this.#since } : this.#ended;
@@ -127,7 +128,7 @@ export class Lifecycle {
         this.#enter('failed', nowS, report.message);
         return active ? 'unload' : 'none';
       case 'unreachable':
-        if (this.#phase === 'reconnecting' || this.#phase === 'unreachable') this.#attempt++;
+        if (this.#broken || this.#phase === 'unreachable') this.#attempt++;
         else if (!active && this.#phase !== 'ended') this.#enter('unreachable', nowS);
         return 'none';
     }
@@ -141,14 +142,18 @@ export class Lifecycle {
         this.#loads = 0;
         return 'none';
       case 'starved':
-        if (this.#phase === 'playing') this.#enter('buffering', nowS);
+        if (this.#phase === 'playing') this.#enter(this.#broken ? 'reconnecting' : 'buffering', nowS);
         return 'none';
       case 'ended':
         this.#ended = { since: this.#since };
         this.#enter('ended', nowS);
         return 'none';
       case 'network':
-        if (this.#phase !== 'reconnecting') this.#enter('reconnecting', nowS);
+        if (this.#broken) return 'none';
+        this.#broken = true;
+        this.#attempt = 0;
+        // What is buffered plays on; only a dry picture shows that something is wrong.
+        if (this.#phase !== 'playing') this.#enter('reconnecting', nowS);
         return 'none';
       case 'media':
         this.#enter('failed', nowS, signal.message);
@@ -166,6 +171,7 @@ export class Lifecycle {
     const forS = nowS - this.#sinceS;
     // Each load in vain waits longer than the one before.
     const patience = Math.min(4, 1 + this.#loads / 2);
+    if (this.#broken) return 'none';
     if (this.#phase === 'connecting' && forS > CONNECT_S * patience) return this.#load(this.#since, nowS);
     if (this.#phase === 'buffering' && forS > (this.#edgeStale ? CUT_S : STUCK_S * patience)) return this.#load(this.#since, nowS);
     return 'none';
@@ -179,6 +185,12 @@ export class Lifecycle {
     return 'unload';
   }
 
+  /** A resumed engine is fetching again; should nothing come of it, the tick loads afresh. */
+  resumed(nowS: number): void {
+    this.#broken = false;
+    if (this.#phase === 'reconnecting') this.#enter('buffering', nowS);
+  }
+
   /** A resumed engine found another broadcast, or none: load afresh. */
   restarted(nowS: number): Action {
     return this.#load(this.#since, nowS);
@@ -187,6 +199,7 @@ export class Lifecycle {
   /** How long to wait before asking the directory again, milliseconds. `random` is in [0, 1). */
   pollMs(nowS: number, random: number): number {
     const forS = nowS - this.#sinceS;
+    if (this.#broken) return backoffMs(this.#attempt, 500, 3000, random);
     switch (this.#phase) {
       case 'loading':
       case 'connecting':
@@ -196,7 +209,6 @@ export class Lifecycle {
       case 'buffering':
         return backoffMs(0, 4000, 4000, random);
       case 'reconnecting':
-        return backoffMs(this.#attempt, 500, 5000, random);
       case 'unreachable':
         return backoffMs(this.#attempt, 1000, 10_000, random);
       case 'waiting':
@@ -216,6 +228,7 @@ export class Lifecycle {
   #load(since: string | null, nowS: number): Action {
     this.#since = since;
     this.#ended = null;
+    this.#broken = false;
     this.#loads++;
     this.#enter('connecting', nowS);
     return 'load';
@@ -226,6 +239,7 @@ export class Lifecycle {
       this.#phase = phase;
       this.#attempt = 0;
     }
+    if (!this.#active()) this.#broken = false;
     this.#sinceS = nowS;
     this.#message = message;
   }

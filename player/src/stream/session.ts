@@ -352,7 +352,8 @@ export class Session {
     try {
       const resumed = await transport.resume();
       if (transport !== this.#transport) return;
-      if (!resumed) this.#do(this.#lifecycle.restarted(nowS()));
+      if (resumed) this.#lifecycle.resumed(nowS());
+      else this.#do(this.#lifecycle.restarted(nowS()));
     } catch {
       // Still away: the next poll comes back here.
     }

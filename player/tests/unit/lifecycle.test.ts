@@ -52,12 +52,35 @@ describe('the life of a viewer’s page', () => {
 
   it('resumes the same broadcast after the server came back', () => {
     playing().signal({ kind: 'network' }, 20);
+    life.signal({ kind: 'progress' }, 20.5);
+    expect(life.phase).toBe('playing');
+    life.signal({ kind: 'starved' }, 21);
     expect(life.phase).toBe('reconnecting');
     expect(life.report({ kind: 'unreachable' }, 21)).toBe('none');
     expect(life.phase).toBe('reconnecting');
     expect(life.report(live(), 24)).toBe('resume');
+    life.resumed(24);
     life.signal({ kind: 'progress' }, 25);
     expect(life.phase).toBe('playing');
+    expect(life.report(live(), 26)).toBe('none');
+  });
+
+  it('resumes before the picture runs dry when the server is back at once', () => {
+    playing().signal({ kind: 'network' }, 20);
+    life.signal({ kind: 'progress' }, 20.2);
+    expect(life.report(live(), 20.5)).toBe('resume');
+    life.resumed(20.5);
+    expect(life.phase).toBe('playing');
+  });
+
+  it('resumes once, and loads afresh when nothing comes of it', () => {
+    playing().signal({ kind: 'network' }, 20);
+    life.signal({ kind: 'starved' }, 21);
+    expect(life.report(live(), 24)).toBe('resume');
+    life.resumed(24);
+    expect(life.report(live(), 26)).toBe('none');
+    expect(life.tick(26, 0.2)).toBe('none');
+    expect(life.tick(45, 0.2)).toBe('load');
   });
 
   it('loads afresh when another broadcast came back', () => {
@@ -67,6 +90,7 @@ describe('the life of a viewer’s page', () => {
 
   it('ends when the server came back without the broadcast', () => {
     playing().signal({ kind: 'network' }, 20);
+    life.signal({ kind: 'starved' }, 21);
     expect(life.report(off, 24)).toBe('unload');
     expect(life.phase).toBe('ended');
   });

@@ -1,0 +1,41 @@
+// Chromium as the tests use it: headless, talking to nobody but the mock.
+import { existsSync } from 'node:fs';
+import { chromium } from 'playwright-core';
+
+const CANDIDATES = [process.env['CHROMIUM'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+
+export function launch() {
+  const executablePath = CANDIDATES.find((path) => path && existsSync(path));
+  if (!executablePath) throw new Error('No Chromium found. Install it, or name it in the environment variable CHROMIUM.');
+  return chromium.launch({
+    executablePath,
+    args: ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
+  });
+}
+
+/** @typedef {import('playwright-core').Page} Page */
+
+/** @param {Page} page */
+export function stats(page) {
+  return page.evaluate(() => /** @type {any} */ (window).ghostLive.player.stats);
+}
+
+/** @param {Page} page @param {string} state @param {number} [timeout] */
+export async function state(page, state, timeout = 15_000) {
+  await page.waitForFunction((wanted) => /** @type {any} */ (window).ghostLive?.player.state === wanted, state, { timeout, polling: 100 });
+}
+
+/** Waits until `count` more frames were decoded and the player says that it plays. @param {Page} page @param {number} [count] @param {number} [timeout] */
+export async function frames(page, count = 20, timeout = 15_000) {
+  await state(page, 'playing', timeout);
+  const from = (await stats(page)).framesDecoded;
+  await page.waitForFunction(
+    ([start, more]) => {
+      const now = /** @type {any} */ (window).ghostLive.player.stats.framesDecoded;
+      // A new media source counts from nothing.
+      return now >= start + more || (now < start && now >= more);
+    },
+    /** @type {[number, number]} */ ([from, count]),
+    { timeout, polling: 100 },
+  );
+}
