@@ -123,6 +123,11 @@ pub enum Event {
         /// Why.
         error: EncoderError,
     },
+    /// A rung has given its last packet: it was shed, its encoder failed, or the transcoder ends.
+    Ended {
+        /// Which.
+        rung: TrackName,
+    },
     /// Decoding could not keep up: so many packets of the source are missing in every rung.
     Dropped {
         /// Count.

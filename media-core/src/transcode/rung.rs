@@ -202,11 +202,14 @@ impl Worker {
                 cpu_ns.store(spent.as_nanos() as u64, Ordering::Relaxed);
             }
         };
+        // Where nobody listens any more, nobody misses these.
+        let rung = self.plan.name.clone();
         if let Err(Ended::Failed(error)) = ended {
-            tracing::error!(rung = %self.plan.name, %error, "the rung ends");
-            let rung = self.plan.name.clone();
-            let _ = self.output.blocking_send(Event::Failed { rung, error });
+            tracing::error!(%rung, %error, "the rung ends");
+            let failed = Event::Failed { rung: rung.clone(), error };
+            let _ = self.output.blocking_send(failed);
         }
+        let _ = self.output.blocking_send(Event::Ended { rung });
     }
 
     fn encode(

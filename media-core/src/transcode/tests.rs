@@ -102,6 +102,7 @@ impl Clip {
 struct Heard {
     renditions: Vec<Rendition>,
     packets: BTreeMap<String, Vec<Encoded>>,
+    ended: std::collections::BTreeSet<String>,
     others: Vec<Event>,
 }
 
@@ -114,6 +115,8 @@ impl Heard {
                 let of_rung = self.packets.entry(encoded.rung.to_string()).or_default();
                 of_rung.push(encoded);
             }
+            // Each rung ends with its last packet.
+            Event::Ended { rung } => assert!(self.ended.insert(rung.to_string())),
             other => self.others.push(other),
         }
     }

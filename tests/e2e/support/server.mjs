@@ -40,7 +40,7 @@ export async function startServer({ config = '', args = [], data, ports } = {}) 
   const file = join(folder, 'ghost-live.toml');
   const listen = [
     `[web]\nlisten = "127.0.0.1:${port.web}"`,
-    `[ingest]\nrtmp_listen = "127.0.0.1:${port.rtmp}"\nrtmps_listen = "127.0.0.1:${port.rtmps}"`,
+    `[ingest]\nrtmp = "127.0.0.1:${port.rtmp}"\nrtmps = "127.0.0.1:${port.rtmps}"`,
   ].join('\n');
   await writeFile(file, `${listen}\n${config}`);
   const child = spawn(BINARY, ['up', '--config', file, '--data', folder, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
