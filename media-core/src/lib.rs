@@ -9,7 +9,7 @@
 //! | [`publish`] | objects to the store, then messages to the edge | draft-pantos-hls-rfc8216bis |
 //! | [`broadcast`] | puts the steps together for one go-live | |
 //!
-//! [`media`] has the types that pass between the steps and [`edge`] what a box needs of the edge.
+//! [`media`] has the types that pass between the steps, [`edge`] what a box needs of the edge and [`retry`] how anything is tried again.
 
 pub mod broadcast;
 pub mod edge;
@@ -18,4 +18,5 @@ pub mod media;
 pub mod package;
 pub mod publish;
 pub mod repair;
+pub mod retry;
 pub mod transcode;
