@@ -45,7 +45,7 @@ impl Clip {
         assert_eq!(base.numerator(), 1);
         let ticks = |ticks: i64| rescale(ticks, base.denominator() as u32, 90_000);
         let mut packets = Vec::new();
-        for (stream, packet) in file.packets().map(Result::unwrap) {
+        for (stream, packet) in file.packets() {
             if stream.index() != index {
                 continue;
             }
