@@ -126,6 +126,8 @@ pub enum Route {
     Link(BroadcastId),
     /// `PUT /internal/media/{key}`.
     Put(ObjectKey),
+    /// `PUT /internal/streams/{stream}`.
+    PutStream(StreamName),
     /// `OPTIONS` of any public address: a CORS preflight.
     Preflight,
 }
@@ -135,7 +137,7 @@ impl Route {
     pub fn is_internal(&self) -> bool {
         matches!(
             self,
-            Self::Admit | Self::Open | Self::Link(_) | Self::Put(_)
+            Self::Admit | Self::Open | Self::Link(_) | Self::Put(_) | Self::PutStream(_)
         )
     }
 
@@ -276,7 +278,7 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
     let route = find(path, query)?;
     let allowed: &'static str = match &route {
         Route::Beacon(_) | Route::RotateKey(_) | Route::Admit | Route::Open => "POST, OPTIONS",
-        Route::Put(_) => "PUT",
+        Route::Put(_) | Route::PutStream(_) => "PUT",
         _ => "GET, HEAD, OPTIONS",
     };
     let read = method == Method::HEAD && allowed.starts_with("GET");
@@ -331,6 +333,7 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         ["readyz"] => Route::Ready,
         ["internal", "admit"] => Route::Admit,
         ["internal", "broadcasts"] => Route::Open,
+        ["internal", "streams", name] => Route::PutStream(stream(name)?),
         ["internal", "link", broadcast] => Route::Link(broadcast.parse().map_err(|_| not_found())?),
         [
             "api" | "internal" | "live" | "watch" | "embed" | "studio",

@@ -7,6 +7,7 @@
 //! | `POST /internal/broadcasts` | [`Open`] → [`OpenAnswer`] |
 //! | `GET /internal/link/{broadcast}` | WebSocket of [`crate::link`] messages |
 //! | `PUT /internal/media/{key}` | an object, where the box has no bucket of its own → 201 |
+//! | `PUT /internal/streams/{stream}` | the stream's entry in the directory, made or replaced → 204 |
 
 use serde::{Deserialize, Serialize};
 

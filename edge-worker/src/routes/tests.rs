@@ -48,6 +48,7 @@ fn every_address_of_the_design_is_known() {
         ("POST", "/internal/admit".to_owned()),
         ("POST", "/internal/broadcasts".to_owned()),
         ("PUT", format!("/internal/media/{key}")),
+        ("PUT", "/internal/streams/demo".to_owned()),
     ] {
         let method: Method = method.parse().unwrap();
         assert!(parse(&method, &target, None).is_ok(), "{target}");
