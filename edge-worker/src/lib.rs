@@ -10,6 +10,7 @@
 //! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
 //! | [`directory`] | streams, their keys, who may publish | |
 //! | [`audience`] | how many watch | |
+//! | `cloudflare` | the adapter for Cloudflare Workers (wasm32 only) | |
 //! | `native` | the adapter of `ghost-live up` and `ghost-live edge` (feature `native`) | |
 //!
 //! Everything outside `native` compiles for wasm32: no runtime, no threads, no `std::time` clocks.
@@ -17,6 +18,8 @@
 #![forbid(unsafe_code)]
 
 pub mod audience;
+#[cfg(target_arch = "wasm32")]
+mod cloudflare;
 pub mod directory;
 pub mod live;
 pub mod playlist;

@@ -1,0 +1,329 @@
+//! The adapter for Cloudflare Workers: it decides nothing that the native adapter does not decide by the same functions.
+//!
+//! | module | what it is | on the platform |
+//! | --- | --- | --- |
+//! | this one | every request comes here first: routes, caches, pages, media | the Worker, an isolate near the viewer |
+//! | `broadcast` | holds the link of one broadcast, stores its snapshot, feeds the leaves | Durable Object by broadcast id |
+//! | `leaf` | a replica of one broadcast, where viewers wait | Durable Object by `{broadcast}/{n}` |
+//! | `stream` | which broadcast a stream has; counts its viewers | Durable Object by stream name |
+//! | `directory` | streams, keys and broadcasts; what the isolate remembers of them | D1 |
+//! | `media` | objects | R2 binding, or any S3 origin over HTTP |
+//! | `segment` | DASH segments, part by part | |
+//!
+//! A viewer's request reads the isolate's memory of the directory, the Cache API, and only then a leaf or the bucket. Nothing that is
+//! not 2xx enters a cache. An isolate runs many requests and, in small deployments, the objects too, but a promise made in one of them
+//! cannot be awaited in another: that is why viewers wait in leaf objects, and why nothing here but plain values is shared.
+
+use http::StatusCode;
+use protocol::link_auth;
+use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Result, event};
+
+use crate::{
+    live::Directives,
+    routes::{self, Caching, Page, Problem, Route, TrackAddress},
+};
+
+mod answer;
+mod broadcast;
+mod directory;
+mod leaf;
+mod media;
+mod segment;
+mod stream;
+
+use answer::{answer, json, problem};
+
+/// Names of the bindings in `wrangler.toml`.
+mod binding {
+    pub(super) const BROADCAST: &str = "BROADCAST";
+    pub(super) const LEAF: &str = "LEAF";
+    pub(super) const STREAM: &str = "STREAM";
+    pub(super) const DIRECTORY: &str = "DIRECTORY";
+    pub(super) const MEDIA: &str = "MEDIA";
+    pub(super) const PAGES: &str = "PAGES";
+    pub(super) const MEDIA_ORIGIN: &str = "MEDIA_ORIGIN";
+    pub(super) const LEAVES: &str = "LEAVES";
+    pub(super) const LINK_SECRET: &str = "LINK_SECRET";
+}
+
+/// Most leaves of a broadcast.
+const MAX_LEAVES: u32 = 1_000;
+
+fn now_unix_ms() -> i64 {
+    i64::try_from(worker::Date::now().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// Random bytes from the platform.
+fn random<const N: usize>() -> Result<[u8; N]> {
+    use worker::js_sys::{Function, Reflect, Uint8Array, global};
+    let crypto = Reflect::get(&global(), &"crypto".into())?;
+    let fill: Function = Reflect::get(&crypto, &"getRandomValues".into())?.into();
+    let array = Uint8Array::new_with_length(N as u32);
+    fill.call1(&crypto, &array)?;
+    let mut bytes = [0; N];
+    array.copy_to(&mut bytes);
+    Ok(bytes)
+}
+
+#[event(fetch)]
+async fn fetch(request: Request, env: Env, context: Context) -> Result<Response> {
+    let method = method(&request);
+    let url = request.url()?;
+    let route = match routes::parse(&method, url.path(), url.query()) {
+        Ok(route) => route,
+        Err(found) => return problem(None, &found),
+    };
+    let given = match route.is_internal() {
+        true => internal(&route, request, &env).await,
+        false => public(&route, request, env, context).await,
+    };
+    match given {
+        Ok(response) => Ok(response),
+        Err(error) => {
+            // What went wrong is for the operator's log; the viewer hears that it did.
+            worker::console_error!("{}: {error}", url.path());
+            problem(Some(&route), &Problem::unavailable())
+        }
+    }
+}
+
+fn method(request: &Request) -> http::Method {
+    http::Method::from_bytes(request.method().as_ref().as_bytes()).unwrap_or(http::Method::TRACE)
+}
+
+/// What a box asks, proved both ways.
+async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response> {
+    let secret = env
+        .secret(binding::LINK_SECRET)
+        .map(|secret| secret.to_string());
+    let Some(secret) = secret.ok().filter(|secret| !secret.is_empty()) else {
+        worker::console_error!("LINK_SECRET is not set: no box can be let in");
+        return problem(Some(route), &Problem::unauthorized());
+    };
+    let secret = link_auth::LinkSecret::new(secret);
+    let header = request.headers().get(link_auth::REQUEST_HEADER)?;
+    let path = request.path();
+    let now_s = now_unix_ms() / 1_000;
+    let proof = match secret.answer(method(&request).as_str(), &path, header.as_deref(), now_s) {
+        Ok(proof) => proof,
+        Err(refused) => {
+            worker::console_warn!("{path}: {refused}");
+            return problem(Some(route), &Problem::unauthorized());
+        }
+    };
+    let response = match route {
+        Route::Admit => directory::admit(route, request, env).await?,
+        Route::PutStream(name) => directory::put_stream(route, name, request, env).await?,
+        Route::Open => stream::open(route, request, env).await?,
+        Route::Put(key) => media::put(route, key, request, env).await?,
+        Route::Link(id) => {
+            // A 101 cannot be changed on its way, so the object puts the edge's proof into it.
+            let mut forwarded = RequestInit::new();
+            let headers = Headers::new();
+            for name in ["upgrade", "sec-websocket-version", "sec-websocket-key"] {
+                if let Some(value) = request.headers().get(name)? {
+                    headers.set(name, &value)?;
+                }
+            }
+            headers.set(link_auth::RESPONSE_HEADER, &proof)?;
+            forwarded.with_method(Method::Get).with_headers(headers);
+            let forwarded = Request::new_with_init(
+                &format!("https://broadcast/{}", broadcast::LINK),
+                &forwarded,
+            )?;
+            let object = env
+                .durable_object(binding::BROADCAST)?
+                .get_by_name(id.as_str())?;
+            return object.fetch_with_request(forwarded).await;
+        }
+        _ => problem(Some(route), &Problem::not_found())?,
+    };
+    response.headers().set(link_auth::RESPONSE_HEADER, &proof)?;
+    Ok(response)
+}
+
+async fn public(route: &Route, request: Request, env: Env, context: Context) -> Result<Response> {
+    match route {
+        Route::Preflight => answer(
+            Some(route),
+            StatusCode::NO_CONTENT,
+            Caching::Never,
+            None,
+            Vec::new(),
+        ),
+        Route::Health => answer(
+            Some(route),
+            StatusCode::OK,
+            Caching::Never,
+            Some("text/plain"),
+            b"ok\n".to_vec(),
+        ),
+        Route::Ready => match directory::read(&env).await {
+            Ok(_) => answer(
+                Some(route),
+                StatusCode::OK,
+                Caching::Never,
+                Some("text/plain"),
+                b"ready\n".to_vec(),
+            ),
+            Err(error) => {
+                worker::console_error!("the directory does not answer: {error}");
+                problem(Some(route), &Problem::unavailable())
+            }
+        },
+        Route::Time { iso } => time(route, *iso),
+        Route::Page(page, _) => page_of(route, *page, &request, &env).await,
+        Route::Asset(path) => asset(route, path, &request, &env).await,
+        Route::Streams => {
+            let known = directory::known(&env, &context).await?;
+            json(Some(route), StatusCode::OK, Caching::Live, &known.list())
+        }
+        Route::Stream(name) => match directory::stream(&env, &context, name).await? {
+            Some(stream) => json(
+                Some(route),
+                StatusCode::OK,
+                Caching::Live,
+                &stream.status(name),
+            ),
+            None => problem(Some(route), &Problem::no_stream()),
+        },
+        Route::Beacon(name) => match directory::stream(&env, &context, name).await? {
+            Some(_) => stream::beacon(route, name, request, &env).await,
+            None => problem(Some(route), &Problem::no_stream()),
+        },
+        Route::Studio(name) => directory::studio(route, name, &request, &env).await,
+        Route::RotateKey(name) => directory::rotate_key(route, name, &request, &env).await,
+        Route::Multivariant(name) | Route::Dash(name) => {
+            let Some(stream) = directory::stream(&env, &context, name).await? else {
+                return problem(Some(route), &Problem::no_stream());
+            };
+            match stream.current() {
+                Some(broadcast) => leaf::ask(&env, &request, broadcast, None).await,
+                None => problem(Some(route), &Problem::not_live()),
+            }
+        }
+        Route::Media(address, directives) => {
+            if !known_broadcast(&env, &context, address).await? {
+                return problem(Some(route), &Problem::not_found());
+            }
+            playlist(address, directives, &request, &env, &context).await
+        }
+        Route::Segment(address, msn) => {
+            if !known_broadcast(&env, &context, address).await? {
+                return problem(Some(route), &Problem::not_found());
+            }
+            segment::get(route, address, *msn, request, env, context).await
+        }
+        Route::Object(key) => {
+            if !directory::has_broadcast(&env, &context, &key.stream, &key.broadcast).await? {
+                return problem(Some(route), &Problem::not_found());
+            }
+            media::get(route, key, &request, &env, &context).await
+        }
+        _ => problem(Some(route), &Problem::not_found()),
+    }
+}
+
+async fn known_broadcast(env: &Env, context: &Context, address: &TrackAddress) -> Result<bool> {
+    directory::has_broadcast(env, context, &address.stream, &address.broadcast).await
+}
+
+/// A media playlist: the answer to a blocked request is the same for all who ask it, whatever their session, so it is cached under the
+/// address without the session.
+async fn playlist(
+    address: &TrackAddress,
+    directives: &Directives,
+    request: &Request,
+    env: &Env,
+    context: &Context,
+) -> Result<Response> {
+    let Some(msn) = directives.msn else {
+        return leaf::ask(env, request, &address.broadcast, None).await;
+    };
+    let part = directives
+        .part
+        .map(|part| format!("&part={part}"))
+        .unwrap_or_default();
+    let key = format!(
+        "https://playlist.invalid/{}/{}/{}?msn={msn}{part}&skip={}",
+        address.stream, address.broadcast, address.track, directives.skip
+    );
+    let cache = worker::Cache::default();
+    if let Some(cached) = cache.get(&key, false).await? {
+        return answer::from_cache(cached);
+    }
+    let mut response = leaf::ask(env, request, &address.broadcast, None).await?;
+    let blocked =
+        response.headers().get("cache-control")?.as_deref() == Some(Caching::Blocked.value());
+    if response.status_code() == 200 && blocked && answer::first_put(&key) {
+        let copy = response.cloned()?;
+        context.wait_until(async move {
+            if let Err(error) = cache.put(key, copy).await {
+                worker::console_warn!("a playlist could not be cached: {error}");
+            }
+        });
+    }
+    Ok(response)
+}
+
+fn time(route: &Route, iso: bool) -> Result<Response> {
+    let now = now_unix_ms();
+    if iso {
+        let body = crate::playlist::iso8601(now).into_bytes();
+        return answer(
+            Some(route),
+            StatusCode::OK,
+            Caching::Never,
+            Some("text/plain"),
+            body,
+        );
+    }
+    json(
+        Some(route),
+        StatusCode::OK,
+        Caching::Never,
+        &serde_json::json!({ "unix_ms": now }),
+    )
+}
+
+async fn page_of(route: &Route, page: Page, request: &Request, env: &Env) -> Result<Response> {
+    bundle(route, page.asset(), Caching::Revalidate, request, env).await
+}
+
+async fn asset(route: &Route, path: &str, request: &Request, env: &Env) -> Result<Response> {
+    bundle(route, path, routes::asset_caching(path), request, env).await
+}
+
+/// A file of the player's bundle.
+async fn bundle(
+    route: &Route,
+    path: &str,
+    caching: Caching,
+    request: &Request,
+    env: &Env,
+) -> Result<Response> {
+    let mut init = RequestInit::new();
+    let headers = Headers::new();
+    if let Some(tag) = request.headers().get("if-none-match")? {
+        headers.set("if-none-match", &tag)?;
+    }
+    init.with_method(Method::Get).with_headers(headers);
+    let response = env
+        .assets(binding::PAGES)?
+        .fetch(format!("https://pages/{path}"), Some(init))
+        .await?;
+    match response.status_code() {
+        200 | 304 => answer::with_headers(Some(route), caching, response),
+        404 => problem(Some(route), &Problem::not_found()),
+        status => Err(format!("the asset {path} was answered with {status}").into()),
+    }
+}
+
+/// How many leaves a broadcast has.
+fn leaves(env: &Env) -> u32 {
+    let leaves = env
+        .var(binding::LEAVES)
+        .ok()
+        .and_then(|n| n.to_string().parse().ok());
+    leaves.unwrap_or(1).clamp(1, MAX_LEAVES)
+}

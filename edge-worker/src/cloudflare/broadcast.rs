@@ -1,0 +1,525 @@
+//! The object of one broadcast: it holds the link from media-core, applies what comes, feeds the leaves and stores the snapshot.
+//!
+//! What leaves read from it, over WebSockets, is the state once and then the messages as they came ([`feed`]). Its sockets hibernate: an
+//! object that the platform put to sleep or moved is made again from its snapshot, and the link and the leaves dial again by themselves.
+//!
+//! Storage: as [`crate::live`] says, once a segment, behind the wake-up. A write of a Durable Object holds back everything the object
+//! sends until it is durable, so an announcement can never overtake the snapshot that covers it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::Rc,
+};
+
+use http::StatusCode;
+use protocol::{
+    internal::OpenAnswer,
+    link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
+    link_auth,
+};
+use serde_json::json;
+use wasm_bindgen::JsValue;
+use worker::{
+    DurableObject, Env, Error, Headers, Request, Response, ResponseBuilder, Result, State, Storage,
+    WebSocket, WebSocketIncomingMessage, WebSocketPair, durable_object,
+};
+
+use super::{
+    answer::{json, problem},
+    directory, now_unix_ms,
+};
+use crate::{
+    live::{Applied, Broadcast},
+    routes::{Caching, Problem},
+};
+
+/// Address of the link inside the object.
+pub(super) const LINK: &str = "link";
+/// Address of the feed for leaves.
+pub(super) const FEED: &str = "feed";
+/// Address of the question whether the broadcast can go on.
+pub(super) const RESUME: &str = "resume";
+/// Address that ends a broadcast, because its stream has a newer one.
+pub(super) const SUPERSEDE: &str = "supersede";
+
+/// What a leaf reads: the first byte says what follows it.
+pub(super) mod feed {
+    /// A snapshot, JSON; first of all.
+    pub(in super::super) const SNAPSHOT: char = 'S';
+    /// A link message as it came, JSON.
+    pub(in super::super) const MESSAGE: char = 'M';
+    /// The edge ended the broadcast by itself: the reason, JSON.
+    pub(in super::super) const ENDED: char = 'E';
+}
+
+const SNAPSHOT_KEY: &str = "snapshot";
+/// How often the object looks after itself, milliseconds: is the link alive, is it too late?
+const ALARM_MS: i64 = 10_000;
+/// A link that says nothing for so long is taken for gone, milliseconds: five heartbeats.
+const SILENT_MS: i64 = 10_000;
+/// Messages that wait while one is applied; beyond, the link is refused, and media-core sends them again.
+const MAX_INBOX: usize = 4_096;
+
+#[durable_object]
+pub struct BroadcastObject {
+    state: State,
+    object: Rc<Object>,
+}
+
+struct Object {
+    env: Env,
+    storage: Storage,
+    live: RefCell<Option<Broadcast>>,
+    inbox: RefCell<VecDeque<String>>,
+    /// Whether somebody is working the inbox off.
+    applying: Cell<bool>,
+    /// Whether a snapshot is being written, and whether another is to follow it.
+    storing: Cell<bool>,
+    store_again: Cell<bool>,
+    /// When the link last said something.
+    heard_unix_ms: Cell<i64>,
+    /// Whether the directory knows that it can be played.
+    said_playable: Cell<bool>,
+}
+
+impl DurableObject for BroadcastObject {
+    fn new(state: State, env: Env) -> Self {
+        let object = Rc::new(Object {
+            env,
+            storage: state.storage(),
+            live: RefCell::default(),
+            inbox: RefCell::default(),
+            applying: Cell::default(),
+            storing: Cell::default(),
+            store_again: Cell::default(),
+            heard_unix_ms: Cell::new(now_unix_ms()),
+            said_playable: Cell::default(),
+        });
+        // Sockets outlive a sleep: then the link was never gone.
+        let linked = !state.get_websockets_with_tag(LINK).is_empty();
+        let loading = Rc::clone(&object);
+        let _gate = state.block_concurrency_while(async move { loading.load(linked).await });
+        Self { state, object }
+    }
+
+    async fn fetch(&self, request: Request) -> Result<Response> {
+        match request.path().trim_start_matches('/') {
+            LINK => self.accept_link(&request),
+            FEED => self.accept_leaf(),
+            RESUME => self.resume().await,
+            SUPERSEDE => self.supersede().await,
+            _ => problem(None, &Problem::not_found()),
+        }
+    }
+
+    async fn websocket_message(
+        &self,
+        socket: WebSocket,
+        message: WebSocketIncomingMessage,
+    ) -> Result<()> {
+        // A leaf has nothing to say.
+        if !self.state.get_tags(&socket).iter().any(|tag| tag == LINK) {
+            return Ok(());
+        }
+        let WebSocketIncomingMessage::String(text) = message else {
+            return refuse(&socket, "link messages are text");
+        };
+        if text.len() > MAX_MESSAGE_BYTES {
+            return refuse(&socket, "a link message is too long");
+        }
+        self.object.heard_unix_ms.set(now_unix_ms());
+        {
+            let mut inbox = self.object.inbox.borrow_mut();
+            if inbox.len() >= MAX_INBOX {
+                return refuse(&socket, "too many link messages wait: send them again");
+            }
+            inbox.push_back(text);
+        }
+        // Messages are applied in their order, one at a time, though handlers overlap while one of them waits for the storage.
+        if self.object.applying.replace(true) {
+            return Ok(());
+        }
+        let applied = self.apply_all(&socket).await;
+        self.object.applying.set(false);
+        applied
+    }
+
+    async fn websocket_close(
+        &self,
+        socket: WebSocket,
+        code: usize,
+        reason: String,
+        _was_clean: bool,
+    ) -> Result<()> {
+        let is_link = self.state.get_tags(&socket).iter().any(|tag| tag == LINK);
+        // The other half of the closing handshake; codes of the protocol's own cannot be sent.
+        let code = u16::try_from(code)
+            .ok()
+            .filter(|code| (1000..5000).contains(code) && !(1004..=1006).contains(code));
+        socket.close(Some(code.unwrap_or(1000)), Some(reason)).ok();
+        if is_link {
+            self.link_gone(&socket).await?;
+        }
+        Ok(())
+    }
+
+    async fn websocket_error(&self, socket: WebSocket, error: Error) -> Result<()> {
+        worker::console_warn!("a socket of a broadcast failed: {error}");
+        if self.state.get_tags(&socket).iter().any(|tag| tag == LINK) {
+            self.link_gone(&socket).await?;
+        }
+        Ok(())
+    }
+
+    async fn alarm(&self) -> Result<Response> {
+        self.look_after().await?;
+        Response::empty()
+    }
+}
+
+impl BroadcastObject {
+    fn accept_link(&self, request: &Request) -> Result<Response> {
+        let WebSocketPair { client, server } = WebSocketPair::new()?;
+        for other in self.state.get_websockets_with_tag(LINK) {
+            // media-core dials again before it knows that the old connection is dead.
+            other
+                .close(Some(4000), Some("replaced by a newer link"))
+                .ok();
+        }
+        self.state.accept_websocket_with_tags(&server, &[LINK]);
+        let mut live = self.object.live.borrow_mut();
+        self.object.heard_unix_ms.set(now_unix_ms());
+        match live.as_mut() {
+            Some(live) if live.ended().is_some() => refuse(&server, "the broadcast has ended")?,
+            Some(live) => {
+                live.link_connected();
+                send(
+                    &server,
+                    &ToCore::Welcome {
+                        seq: live.stored_seq(),
+                    },
+                )?;
+            }
+            None => send(&server, &ToCore::Welcome { seq: 0 })?,
+        }
+        let headers = Headers::new();
+        if let Some(proof) = request.headers().get(link_auth::RESPONSE_HEADER)? {
+            headers.set(link_auth::RESPONSE_HEADER, &proof)?;
+        }
+        headers.set("cache-control", Caching::Never.value())?;
+        Ok(ResponseBuilder::new()
+            .with_status(101)
+            .with_websocket(client)
+            .with_headers(headers)
+            .empty())
+    }
+
+    fn accept_leaf(&self) -> Result<Response> {
+        let snapshot = match self.object.live.borrow().as_ref() {
+            Some(live) => live.snapshot()?,
+            None => return problem(None, &Problem::not_live()),
+        };
+        let WebSocketPair { client, server } = WebSocketPair::new()?;
+        self.state.accept_websocket_with_tags(&server, &[FEED]);
+        server.send_with_str(format!(
+            "{}{}",
+            feed::SNAPSHOT,
+            String::from_utf8_lossy(&snapshot)
+        ))?;
+        Response::from_websocket(client)
+    }
+
+    async fn resume(&self) -> Result<Response> {
+        let question =
+            |live: &Option<Broadcast>| live.as_ref().and_then(|live| live.resume(now_unix_ms()));
+        if question(&self.object.live.borrow()).is_some() {
+            // What is given out must be stored.
+            self.object.store().await?;
+        }
+        let answer = OpenAnswer {
+            resume: question(&self.object.live.borrow()),
+        };
+        json(None, StatusCode::OK, Caching::Never, &answer)
+    }
+
+    async fn supersede(&self) -> Result<Response> {
+        for link in self.state.get_websockets_with_tag(LINK) {
+            refuse(&link, "the stream has a newer broadcast")?;
+        }
+        self.end(CloseReason::Lost).await?;
+        Response::empty()
+    }
+
+    /// Ends the broadcast by the edge's own decision.
+    async fn end(&self, reason: CloseReason) -> Result<()> {
+        let applied = self
+            .object
+            .live
+            .borrow_mut()
+            .as_mut()
+            .map(|live| live.end(reason, now_unix_ms()));
+        self.ended(applied, reason).await
+    }
+
+    async fn ended(&self, applied: Option<Applied>, reason: CloseReason) -> Result<()> {
+        let Some(applied) = applied.filter(|applied| applied.store) else {
+            return Ok(());
+        };
+        self.tell_leaves(&format!(
+            "{}{}",
+            feed::ENDED,
+            serde_json::to_string(&reason)?
+        ));
+        debug_assert!(applied.store);
+        self.object.store().await?;
+        self.object.say_closed().await
+    }
+
+    fn tell_leaves(&self, text: &str) {
+        for leaf in self.state.get_websockets_with_tag(FEED) {
+            // A leaf that cannot be told dials again.
+            leaf.send_with_str(text).ok();
+        }
+    }
+
+    async fn apply_all(&self, link: &WebSocket) -> Result<()> {
+        loop {
+            let next = self.object.inbox.borrow_mut().pop_front();
+            let Some(text) = next else { return Ok(()) };
+            if let Err(reason) = self.apply(link, &text).await? {
+                self.object.inbox.borrow_mut().clear();
+                return refuse(link, &reason);
+            }
+        }
+    }
+
+    /// Applies one message. The inner error is a sentence for the box's operator.
+    async fn apply(&self, link: &WebSocket, text: &str) -> Result<std::result::Result<(), String>> {
+        let numbered: Numbered = match serde_json::from_str(text) {
+            Ok(numbered) => numbered,
+            Err(error) => return Ok(Err(format!("a link message cannot be read: {error}"))),
+        };
+        let waits = (self.object.live.borrow().as_ref())
+            .is_some_and(|live| live.needs_store_before(&numbered.message));
+        if waits {
+            self.object.store().await?;
+        }
+        let now = now_unix_ms();
+        let (applied, is_new) = {
+            let mut slot = self.object.live.borrow_mut();
+            match slot.as_mut() {
+                Some(live) => {
+                    let before = live.seq();
+                    match live.apply(&numbered, now) {
+                        // A heartbeat keeps the leaves' clocks; what is applied already is not theirs to hear again.
+                        Ok(applied) => (applied, numbered.seq == 0 || live.seq() > before),
+                        Err(error) => return Ok(Err(error.to_string())),
+                    }
+                }
+                None if numbered.seq == 0 => return Ok(Ok(())),
+                None => match Broadcast::begin(&numbered, now) {
+                    Ok((live, applied)) => {
+                        *slot = Some(live);
+                        (applied, true)
+                    }
+                    Err(error) => return Ok(Err(error.to_string())),
+                },
+            }
+        };
+        // First whom it wakes, then the storage.
+        if is_new {
+            self.tell_leaves(&format!("{}{text}", feed::MESSAGE));
+        }
+        if applied.store {
+            let (object, link) = (Rc::clone(&self.object), link.clone());
+            self.state.wait_until(async move {
+                if let Err(error) = object.store_behind(&link).await {
+                    worker::console_error!("a snapshot could not be stored: {error}");
+                }
+            });
+        }
+        let playable = (self.object.live.borrow().as_ref()).is_some_and(Broadcast::is_playable);
+        if playable && !self.object.said_playable.replace(true) {
+            let object = Rc::clone(&self.object);
+            self.state.wait_until(async move {
+                if let Err(error) = object.say_playable().await {
+                    worker::console_error!(
+                        "the directory could not be told that a broadcast can be played: {error}"
+                    );
+                }
+            });
+        }
+        Ok(Ok(()))
+    }
+
+    /// The link is gone, unless another has taken its place.
+    async fn link_gone(&self, gone: &WebSocket) -> Result<()> {
+        let another = self
+            .state
+            .get_websockets_with_tag(LINK)
+            .iter()
+            .any(|link| link != gone);
+        if !another && let Some(live) = self.object.live.borrow_mut().as_mut() {
+            live.link_gone(now_unix_ms());
+        }
+        Ok(())
+    }
+
+    async fn look_after(&self) -> Result<()> {
+        let now = now_unix_ms();
+        let links = self.state.get_websockets_with_tag(LINK);
+        if now - self.object.heard_unix_ms.get() > SILENT_MS {
+            for link in &links {
+                link.close(Some(4001), Some("the link is silent")).ok();
+            }
+            if let Some(live) = self.object.live.borrow_mut().as_mut() {
+                live.link_gone(now);
+            }
+        }
+        let applied = self
+            .object
+            .live
+            .borrow_mut()
+            .as_mut()
+            .map(|live| live.tick(now));
+        self.ended(applied, CloseReason::Lost).await?;
+        let (ended, expired) = match self.object.live.borrow().as_ref() {
+            Some(live) => (live.ended().is_some(), live.is_expired(now)),
+            None => return Ok(()),
+        };
+        if expired {
+            // Nobody asks for it any more: its playlists are over and its objects are gone.
+            for leaf in self.state.get_websockets_with_tag(FEED) {
+                leaf.close(Some(1000), Some("the broadcast is over")).ok();
+            }
+            self.object.storage.delete_alarm().await?;
+            self.object.storage.delete_all().await?;
+            self.object.live.take();
+            return Ok(());
+        }
+        if ended {
+            // Once more, should the directory not have answered when it ended.
+            self.object.say_closed().await?;
+        }
+        let later = if ended { 6 * ALARM_MS } else { ALARM_MS };
+        self.object.storage.set_alarm(later).await
+    }
+}
+
+impl Object {
+    async fn load(&self, linked: bool) -> Result<()> {
+        let Some(snapshot) = self.storage.get::<String>(SNAPSHOT_KEY).await? else {
+            return Ok(());
+        };
+        match Broadcast::restore(snapshot.as_bytes(), now_unix_ms()) {
+            Ok(mut live) => {
+                if linked && live.ended().is_none() {
+                    live.link_connected();
+                }
+                self.said_playable.set(live.is_playable());
+                self.live.replace(Some(live));
+            }
+            // One that another version wrote: media-core sends everything again from its first message, or begins anew.
+            Err(error) => worker::console_error!("a stored broadcast cannot be read: {error}"),
+        }
+        Ok(())
+    }
+
+    /// Writes the snapshot and waits until it is durable.
+    async fn store(&self) -> Result<()> {
+        let (seq, reserved_msn, snapshot) = match self.live.borrow().as_ref() {
+            Some(live) => (live.seq(), live.reserved_msn(), live.snapshot()?),
+            None => return Ok(()),
+        };
+        let text = JsValue::from_str(&String::from_utf8_lossy(&snapshot));
+        self.storage.put_raw(SNAPSHOT_KEY, text).await?;
+        if self.storage.get_alarm().await?.is_none() {
+            self.storage.set_alarm(ALARM_MS).await?;
+        }
+        self.storage.sync().await?;
+        if let Some(live) = self.live.borrow_mut().as_mut() {
+            live.stored(seq, reserved_msn);
+        }
+        Ok(())
+    }
+
+    /// Writes the snapshot behind the wake-up; while one is written, the newest that is asked for waits, and only that one.
+    async fn store_behind(&self, link: &WebSocket) -> Result<()> {
+        self.store_again.set(true);
+        if self.storing.replace(true) {
+            return Ok(());
+        }
+        let mut stored = Ok(());
+        while self.store_again.replace(false) && stored.is_ok() {
+            stored = self.store().await;
+        }
+        self.storing.set(false);
+        stored?;
+        let (seq, ended) = match self.live.borrow().as_ref() {
+            Some(live) => (live.stored_seq(), live.ended().is_some()),
+            None => return Ok(()),
+        };
+        // The link may be gone by now; then the next one begins with a welcome that says the same.
+        send(link, &ToCore::Ack { seq }).ok();
+        if ended {
+            self.say_closed().await?;
+        }
+        Ok(())
+    }
+
+    /// Tells the directory, once, that viewers can come.
+    async fn say_playable(&self) -> Result<()> {
+        let (id, since, tracks) = match self.live.borrow().as_ref() {
+            Some(live) => {
+                let tracks = live.tracks().iter().map(|track| {
+                    let config = track.config();
+                    json!({ "name": config.name, "codecs": config.codecs, "kind": config.kind, "bps": config.nominal_bps })
+                });
+                (
+                    live.id().clone(),
+                    live.since_unix_ms(),
+                    serde_json::to_string(&tracks.collect::<Vec<_>>())?,
+                )
+            }
+            None => return Ok(()),
+        };
+        let said = directory::broadcast_playable(&self.env, &id, since, &tracks).await;
+        if said.is_err() {
+            self.said_playable.set(false);
+        }
+        said
+    }
+
+    async fn say_closed(&self) -> Result<()> {
+        let ended = self
+            .live
+            .borrow()
+            .as_ref()
+            .and_then(|live| Some((live.id().clone(), live.ended()?)));
+        match ended {
+            Some((id, ended)) => {
+                directory::broadcast_closed(&self.env, &id, ended.at_unix_ms).await
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn send(link: &WebSocket, message: &ToCore) -> Result<()> {
+    link.send_with_str(serde_json::to_string(message)?)
+}
+
+/// Says why and closes.
+fn refuse(link: &WebSocket, reason: &str) -> Result<()> {
+    worker::console_warn!("a link was refused: {reason}");
+    send(
+        link,
+        &ToCore::Refused {
+            reason: reason.to_owned(),
+        },
+    )
+    .ok();
+    link.close(Some(4002), Some("refused")).ok();
+    Ok(())
+}

@@ -1,0 +1,435 @@
+//! The directory in D1, and what an isolate remembers of it.
+//!
+//! A viewer's request is answered from memory. What is remembered is at most [`FRESH_MS`] old when it is used without more ado; older,
+//! it is used and read again behind the answer; older than [`STALE_MS`], or when it does not know a name, it is read first, though
+//! never more than once in [`FRESH_MS`] by one isolate: strangers who ask for names that do not exist cost one read a second each
+//! isolate, and no object is touched for them.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashSet},
+    rc::Rc,
+};
+
+use http::StatusCode;
+use protocol::{
+    internal::Admit,
+    names::{BroadcastId, StreamName},
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use wasm_bindgen::JsValue;
+use worker::{Context, D1Database, Env, Request, Response, Result};
+
+use super::{
+    answer::{self, problem},
+    binding, now_unix_ms, random,
+};
+use crate::{
+    directory::{self, StreamEntry},
+    routes::{Caching, Problem, Route},
+};
+
+/// How old the memory of the directory may be, milliseconds.
+const FRESH_MS: i64 = 1_000;
+/// From this age on it is not used before it was read again, milliseconds.
+const STALE_MS: i64 = 10_000;
+/// How long after its end a broadcast is remembered, milliseconds: two windows of the longest kind are past by then.
+const REMEMBERED_MS: i64 = 2 * 3_600 * 1_000 + 60_000;
+/// The longest internal question, bytes.
+const MAX_QUESTION_BYTES: usize = 16 * 1024;
+
+/// What an isolate knows of the directory.
+#[derive(Debug, Default)]
+pub(super) struct Known {
+    streams: BTreeMap<StreamName, KnownStream>,
+}
+
+/// A stream as viewers may know it.
+#[derive(Debug, Default, Clone)]
+pub(super) struct KnownStream {
+    broadcasts: HashSet<BroadcastId>,
+    /// The newest broadcast that can be played, or that was played last.
+    newest: Option<Newest>,
+    viewers: u64,
+}
+
+#[derive(Debug, Clone)]
+struct Newest {
+    id: BroadcastId,
+    since_unix_ms: i64,
+    closed: bool,
+    tracks: Value,
+}
+
+impl KnownStream {
+    /// The broadcast that a viewer who comes now should get: the running one, else the last one, which has its end.
+    pub(super) fn current(&self) -> Option<&BroadcastId> {
+        self.newest
+            .as_ref()
+            .filter(|newest| !newest.closed)
+            .map(|newest| &newest.id)
+    }
+
+    /// What the API says.
+    pub(super) fn status(&self, name: &StreamName) -> Value {
+        let live = self.newest.as_ref().filter(|newest| !newest.closed);
+        json!({
+            "name": name,
+            "live": live.is_some(),
+            "since": live.map(|live| crate::playlist::iso8601(live.since_unix_ms)),
+            "viewers": if live.is_some() { self.viewers } else { 0 },
+            "broadcast": live.map(|live| &live.id),
+            "tracks": live.map_or(Value::Array(Vec::new()), |live| live.tracks.clone()),
+        })
+    }
+}
+
+impl Known {
+    /// Whether there is a stream of that name.
+    pub(super) fn has_stream(&self, name: &StreamName) -> bool {
+        self.streams.contains_key(name)
+    }
+
+    /// What the API says of all streams.
+    pub(super) fn list(&self) -> Value {
+        let streams = self
+            .streams
+            .iter()
+            .map(|(name, stream)| stream.status(name));
+        json!({ "streams": streams.collect::<Vec<_>>() })
+    }
+}
+
+thread_local! {
+    static KNOWN: RefCell<Rc<Known>> = RefCell::default();
+    static READ_UNIX_MS: Cell<i64> = const { Cell::new(i64::MIN) };
+    static ASKED_UNIX_MS: Cell<i64> = const { Cell::new(i64::MIN) };
+}
+
+fn age_ms() -> i64 {
+    now_unix_ms().saturating_sub(READ_UNIX_MS.get())
+}
+
+/// The directory as the isolate knows it.
+pub(super) async fn known(env: &Env, context: &Context) -> Result<Rc<Known>> {
+    let age = age_ms();
+    if age > STALE_MS {
+        return read(env).await;
+    }
+    let now = now_unix_ms();
+    if age > FRESH_MS && now.saturating_sub(ASKED_UNIX_MS.get()) > FRESH_MS {
+        ASKED_UNIX_MS.set(now);
+        let env = env.clone();
+        context.wait_until(async move {
+            if let Err(error) = read(&env).await {
+                worker::console_warn!("the directory could not be read again: {error}");
+            }
+        });
+    }
+    Ok(KNOWN.with_borrow(Rc::clone))
+}
+
+/// As [`known`], but read again when it does not have what `wanted` looks for and is not fresh.
+async fn find<T>(
+    env: &Env,
+    context: &Context,
+    wanted: impl Fn(&Known) -> Option<T>,
+) -> Result<Option<T>> {
+    let remembered = known(env, context).await?;
+    match wanted(&remembered) {
+        None if age_ms() > FRESH_MS => Ok(wanted(&*read(env).await?)),
+        found => Ok(found),
+    }
+}
+
+/// A stream, if the directory has it.
+pub(super) async fn stream(
+    env: &Env,
+    context: &Context,
+    name: &StreamName,
+) -> Result<Option<KnownStream>> {
+    find(env, context, |known| known.streams.get(name).cloned()).await
+}
+
+/// Whether the directory has that broadcast of that stream.
+pub(super) async fn has_broadcast(
+    env: &Env,
+    context: &Context,
+    stream: &StreamName,
+    broadcast: &BroadcastId,
+) -> Result<bool> {
+    let found = find(env, context, |known| {
+        let known = known.streams.get(stream)?;
+        known.broadcasts.contains(broadcast).then_some(())
+    });
+    Ok(found.await?.is_some())
+}
+
+#[derive(Deserialize)]
+struct Row {
+    name: StreamName,
+    viewers: f64,
+    id: Option<BroadcastId>,
+    playable_unix_ms: Option<f64>,
+    tracks: Option<String>,
+    closed_unix_ms: Option<f64>,
+}
+
+fn database(env: &Env) -> Result<D1Database> {
+    env.d1(binding::DIRECTORY)
+}
+
+/// Reads the directory.
+pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
+    let now = now_unix_ms();
+    let statement = database(env)?.prepare(
+        "SELECT s.name, s.viewers, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms FROM streams s
+         LEFT JOIN broadcasts b ON b.stream = s.name AND (b.closed_unix_ms IS NULL OR b.closed_unix_ms > ?1)
+         ORDER BY s.name, b.opened_unix_ms",
+    );
+    let rows = statement
+        .bind(&[number(now - REMEMBERED_MS)])?
+        .all()
+        .await?
+        .results::<Row>()?;
+    let mut known = Known::default();
+    for row in rows {
+        let stream = known.streams.entry(row.name).or_default();
+        stream.viewers = row.viewers as u64;
+        let Some(id) = row.id else { continue };
+        stream.broadcasts.insert(id.clone());
+        if let Some(since) = row.playable_unix_ms {
+            stream.newest = Some(Newest {
+                id,
+                since_unix_ms: since as i64,
+                closed: row.closed_unix_ms.is_some(),
+                tracks: row
+                    .tracks
+                    .and_then(|text| serde_json::from_str(&text).ok())
+                    .unwrap_or(Value::Array(Vec::new())),
+            });
+        }
+    }
+    let known = Rc::new(known);
+    KNOWN.set(Rc::clone(&known));
+    READ_UNIX_MS.set(now);
+    Ok(known)
+}
+
+fn number(value: i64) -> JsValue {
+    JsValue::from_f64(value as f64)
+}
+
+/// A broadcast was opened: those of the stream that went on before it are over.
+pub(super) async fn broadcast_opened(
+    env: &Env,
+    stream: &StreamName,
+    broadcast: &BroadcastId,
+) -> Result<()> {
+    let (database, now) = (database(env)?, number(now_unix_ms()));
+    let end = database.prepare("UPDATE broadcasts SET closed_unix_ms = ?1 WHERE stream = ?2 AND closed_unix_ms IS NULL AND id <> ?3");
+    let open = database.prepare("INSERT INTO broadcasts (id, stream, opened_unix_ms) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING");
+    let (stream, broadcast) = (
+        JsValue::from_str(stream.as_str()),
+        JsValue::from_str(broadcast.as_str()),
+    );
+    let batch = vec![
+        end.bind(&[now.clone(), stream.clone(), broadcast.clone()])?,
+        open.bind(&[broadcast, stream, now])?,
+    ];
+    database.batch(batch).await.map(drop)
+}
+
+/// A broadcast can be played.
+pub(super) async fn broadcast_playable(
+    env: &Env,
+    broadcast: &BroadcastId,
+    since_unix_ms: i64,
+    tracks: &str,
+) -> Result<()> {
+    let statement = database(env)?.prepare("UPDATE broadcasts SET playable_unix_ms = ?1, tracks = ?2 WHERE id = ?3 AND playable_unix_ms IS NULL");
+    let values = [
+        number(since_unix_ms),
+        JsValue::from_str(tracks),
+        JsValue::from_str(broadcast.as_str()),
+    ];
+    statement.bind(&values)?.run().await.map(drop)
+}
+
+/// A broadcast is over.
+pub(super) async fn broadcast_closed(
+    env: &Env,
+    broadcast: &BroadcastId,
+    at_unix_ms: i64,
+) -> Result<()> {
+    let statement = database(env)?.prepare(
+        "UPDATE broadcasts SET closed_unix_ms = ?1 WHERE id = ?2 AND closed_unix_ms IS NULL",
+    );
+    statement
+        .bind(&[number(at_unix_ms), JsValue::from_str(broadcast.as_str())])?
+        .run()
+        .await
+        .map(drop)
+}
+
+/// How many watch a stream.
+pub(super) async fn set_viewers(env: &Env, stream: &StreamName, viewers: usize) -> Result<()> {
+    let statement = database(env)?.prepare("UPDATE streams SET viewers = ?1 WHERE name = ?2");
+    let values = [
+        number(i64::try_from(viewers).unwrap_or(i64::MAX)),
+        JsValue::from_str(stream.as_str()),
+    ];
+    statement.bind(&values)?.run().await.map(drop)
+}
+
+#[derive(Deserialize)]
+struct EntryRow {
+    name: StreamName,
+    key_id: String,
+    key_sha256: String,
+    key: String,
+    studio_secret: String,
+    created_unix_ms: f64,
+}
+
+/// The entry in which `column` has that value; `column` is written here, never given from outside.
+async fn entry(env: &Env, column: &'static str, value: &str) -> Result<Option<StreamEntry>> {
+    let sql = format!(
+        "SELECT name, key_id, key_sha256, key, studio_secret, created_unix_ms FROM streams WHERE {column} = ?1"
+    );
+    let statement = database(env)?
+        .prepare(sql)
+        .bind(&[JsValue::from_str(value)])?;
+    Ok(statement
+        .first::<EntryRow>(None)
+        .await?
+        .map(|row| StreamEntry {
+            name: row.name,
+            key_id: row.key_id,
+            key_sha256: row.key_sha256,
+            key: row.key,
+            studio_secret: row.studio_secret,
+            created_unix_ms: row.created_unix_ms as i64,
+        }))
+}
+
+async fn store(env: &Env, entry: &StreamEntry) -> Result<()> {
+    let statement = database(env)?.prepare(
+        "INSERT INTO streams (name, key_id, key_sha256, key, studio_secret, created_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (name) DO UPDATE SET key_id = ?2, key_sha256 = ?3, key = ?4, studio_secret = ?5",
+    );
+    let text = |text: &str| JsValue::from_str(text);
+    let values = [
+        text(entry.name.as_str()),
+        text(&entry.key_id),
+        text(&entry.key_sha256),
+        text(&entry.key),
+        text(&entry.studio_secret),
+        number(entry.created_unix_ms),
+    ];
+    statement.bind(&values)?.run().await.map(drop)
+}
+
+/// Reads the JSON body of an internal question.
+pub(super) async fn question<T: serde::de::DeserializeOwned>(
+    request: &mut Request,
+) -> Result<std::result::Result<T, Problem>> {
+    let length = request
+        .headers()
+        .get("content-length")?
+        .and_then(|length| length.parse::<usize>().ok());
+    if length.is_none_or(|length| length > MAX_QUESTION_BYTES) {
+        return Ok(Err(Problem::too_large()));
+    }
+    let body = request.bytes().await?;
+    Ok(serde_json::from_slice(&body)
+        .map_err(|_| Problem::body("The body is not the JSON that this address takes.")))
+}
+
+/// `POST /internal/admit`.
+pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
+    let asked: Admit = match question(&mut request).await? {
+        Ok(asked) => asked,
+        Err(found) => return problem(Some(route), &found),
+    };
+    let entry = match directory::key_id(&asked) {
+        Some(id) => entry(env, "key_id", &id).await?,
+        None => None,
+    };
+    match directory::admit(&asked, entry.as_ref()) {
+        Ok(admission) => answer::json(Some(route), StatusCode::OK, Caching::Never, &admission),
+        Err(refusal) => problem(Some(route), &Problem::refused(refusal.to_string())),
+    }
+}
+
+/// `PUT /internal/streams/{stream}`: makes the stream, or changes its key and studio secret.
+pub(super) async fn put_stream(
+    route: &Route,
+    name: &StreamName,
+    mut request: Request,
+    env: &Env,
+) -> Result<Response> {
+    let given: StreamEntry = match question(&mut request).await? {
+        Ok(given) => given,
+        Err(found) => return problem(Some(route), &found),
+    };
+    if given.name != *name {
+        return problem(
+            Some(route),
+            &Problem::body("The body names another stream than the address."),
+        );
+    }
+    store(env, &given).await?;
+    answer::answer(
+        Some(route),
+        StatusCode::NO_CONTENT,
+        Caching::Never,
+        None,
+        Vec::new(),
+    )
+}
+
+/// The entry, if the request carries its studio secret.
+async fn studio_entry(
+    name: &StreamName,
+    request: &Request,
+    env: &Env,
+) -> Result<Option<StreamEntry>> {
+    let authorization = request.headers().get("authorization")?;
+    let entry = entry(env, "name", name.as_str()).await?;
+    Ok(entry.filter(|entry| entry.opens_studio(authorization.as_deref())))
+}
+
+fn studio_answer(route: &Route, entry: &StreamEntry) -> Result<Response> {
+    let body = json!({ "stream": entry.name, "key": entry.key });
+    answer::json(Some(route), StatusCode::OK, Caching::Never, &body)
+}
+
+/// `GET /api/studio/{stream}`.
+pub(super) async fn studio(
+    route: &Route,
+    name: &StreamName,
+    request: &Request,
+    env: &Env,
+) -> Result<Response> {
+    match studio_entry(name, request, env).await? {
+        Some(entry) => studio_answer(route, &entry),
+        None => problem(Some(route), &Problem::unauthorized()),
+    }
+}
+
+/// `POST /api/studio/{stream}/rotate-key`.
+pub(super) async fn rotate_key(
+    route: &Route,
+    name: &StreamName,
+    request: &Request,
+    env: &Env,
+) -> Result<Response> {
+    let Some(mut entry) = studio_entry(name, request, env).await? else {
+        return problem(Some(route), &Problem::unauthorized());
+    };
+    entry.rotate_key(random()?);
+    store(env, &entry).await?;
+    studio_answer(route, &entry)
+}

@@ -1,0 +1,216 @@
+//! The object of one stream: which broadcast it has now, decided for one publisher at a time, and how many watch.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+};
+
+use http::StatusCode;
+use protocol::{
+    internal::{Open, OpenAnswer},
+    names::{BroadcastId, StreamName},
+};
+use worker::{
+    DurableObject, Env, Headers, Method, Request, RequestInit, Response, Result, State, Storage,
+    durable_object,
+};
+
+use super::{
+    answer::{answer, json, problem},
+    binding,
+    broadcast::{RESUME, SUPERSEDE},
+    directory, now_unix_ms,
+};
+use crate::{
+    audience::{Audience, Beacon, MAX_BEACON_BYTES},
+    routes::{Caching, Problem, Route},
+};
+
+const CURRENT_KEY: &str = "current";
+const STREAM_HEADER: &str = "x-ghost-live-stream";
+/// The directory hears at most so often how many watch, milliseconds.
+const COUNT_MS: i64 = 10_000;
+
+/// `POST /internal/broadcasts`.
+pub(super) async fn open(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
+    let asked: Open = match directory::question(&mut request).await? {
+        Ok(asked) => asked,
+        Err(found) => return problem(Some(route), &found),
+    };
+    if !directory::read(env).await?.has_stream(&asked.stream) {
+        return problem(Some(route), &Problem::no_stream());
+    }
+    let body = serde_json::to_string(&asked)?;
+    let given = question(env, &asked.stream, "open", body).await?;
+    super::answer::with_headers(Some(route), Caching::Never, given)
+}
+
+/// `POST /api/streams/{stream}/beacon`.
+pub(super) async fn beacon(
+    route: &Route,
+    stream: &StreamName,
+    mut request: Request,
+    env: &Env,
+) -> Result<Response> {
+    let length = request
+        .headers()
+        .get("content-length")?
+        .and_then(|length| length.parse::<usize>().ok());
+    if length.is_some_and(|length| length > MAX_BEACON_BYTES) {
+        return problem(Some(route), &Problem::too_large());
+    }
+    let body = request.bytes().await?;
+    if body.len() > MAX_BEACON_BYTES {
+        return problem(Some(route), &Problem::too_large());
+    }
+    let Ok(beacon) = serde_json::from_slice::<Beacon>(&body) else {
+        return problem(
+            Some(route),
+            &Problem::body("A beacon is JSON with the viewer's id."),
+        );
+    };
+    question(env, stream, "beacon", serde_json::to_string(&beacon)?).await?;
+    answer(
+        Some(route),
+        StatusCode::NO_CONTENT,
+        Caching::Never,
+        None,
+        Vec::new(),
+    )
+}
+
+async fn question(env: &Env, stream: &StreamName, path: &str, body: String) -> Result<Response> {
+    let headers = Headers::new();
+    headers.set(STREAM_HEADER, stream.as_str())?;
+    let mut init = RequestInit::new();
+    init.with_method(Method::Post)
+        .with_headers(headers)
+        .with_body(Some(body.into()));
+    let request = Request::new_with_init(&format!("https://stream/{path}"), &init)?;
+    env.durable_object(binding::STREAM)?
+        .get_by_name(stream.as_str())?
+        .fetch_with_request(request)
+        .await
+}
+
+#[durable_object]
+pub struct StreamObject {
+    state: State,
+    viewers: Rc<Viewers>,
+}
+
+struct Viewers {
+    env: Env,
+    audience: RefCell<Audience>,
+    stream: RefCell<Option<StreamName>>,
+    said_unix_ms: Cell<i64>,
+    said: Cell<usize>,
+    alarm_set: Cell<bool>,
+}
+
+impl DurableObject for StreamObject {
+    fn new(state: State, env: Env) -> Self {
+        let viewers = Viewers {
+            env,
+            audience: RefCell::default(),
+            stream: RefCell::default(),
+            said_unix_ms: Cell::default(),
+            said: Cell::new(usize::MAX),
+            alarm_set: Cell::default(),
+        };
+        Self {
+            state,
+            viewers: Rc::new(viewers),
+        }
+    }
+
+    async fn fetch(&self, mut request: Request) -> Result<Response> {
+        let stream = request
+            .headers()
+            .get(STREAM_HEADER)?
+            .and_then(|name| name.parse::<StreamName>().ok());
+        let Some(stream) = stream else {
+            return problem(None, &Problem::not_found());
+        };
+        match request.path().as_str() {
+            "/open" => {
+                let asked: Open = request.json().await?;
+                let (env, storage) = (self.viewers.env.clone(), self.state.storage());
+                // One publisher at a time: the answer depends on what the one before was told.
+                let decided = self.state.block_concurrency_while(async move {
+                    Ok(decide(&env, &storage, &asked).await)
+                });
+                json(None, StatusCode::OK, Caching::Never, &decided.await??)
+            }
+            "/beacon" => {
+                let beacon: Beacon = request.json().await?;
+                self.viewers.stream.replace(Some(stream));
+                self.viewers
+                    .audience
+                    .borrow_mut()
+                    .beacon(&beacon, now_unix_ms());
+                self.say().await?;
+                answer(
+                    None,
+                    StatusCode::NO_CONTENT,
+                    Caching::Never,
+                    None,
+                    Vec::new(),
+                )
+            }
+            _ => problem(None, &Problem::not_found()),
+        }
+    }
+
+    async fn alarm(&self) -> Result<Response> {
+        self.viewers.alarm_set.set(false);
+        self.say().await?;
+        Response::empty()
+    }
+}
+
+impl StreamObject {
+    /// Tells the directory how many watch, now and then; once more when they are gone.
+    async fn say(&self) -> Result<()> {
+        let viewers = &self.viewers;
+        let now = now_unix_ms();
+        let count = viewers.audience.borrow_mut().count(now);
+        let Some(stream) = viewers.stream.borrow().clone() else {
+            return Ok(());
+        };
+        if count != viewers.said.get() && now - viewers.said_unix_ms.get() >= COUNT_MS {
+            viewers.said_unix_ms.set(now);
+            directory::set_viewers(&viewers.env, &stream, count).await?;
+            viewers.said.set(count);
+        }
+        if (count > 0 || count != viewers.said.get()) && !viewers.alarm_set.replace(true) {
+            self.state.storage().set_alarm(COUNT_MS).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Which broadcast is it? The one that goes on, or a new one.
+async fn decide(env: &Env, storage: &Storage, asked: &Open) -> Result<OpenAnswer> {
+    let current: Option<String> = storage.get(CURRENT_KEY).await?;
+    let current = current.and_then(|id| id.parse::<BroadcastId>().ok());
+    if let Some(current) = current.filter(|current| *current != asked.broadcast) {
+        let object = env
+            .durable_object(binding::BROADCAST)?
+            .get_by_name(current.as_str())?;
+        let answer: OpenAnswer = object
+            .fetch_with_str(&format!("https://broadcast/{RESUME}"))
+            .await?
+            .json()
+            .await?;
+        if answer.resume.is_some() {
+            return Ok(answer);
+        }
+        object
+            .fetch_with_str(&format!("https://broadcast/{SUPERSEDE}"))
+            .await?;
+    }
+    directory::broadcast_opened(env, &asked.stream, &asked.broadcast).await?;
+    storage.put(CURRENT_KEY, asked.broadcast.as_str()).await?;
+    Ok(OpenAnswer { resume: None })
+}

@@ -1,0 +1,68 @@
+// Starts the real Worker in workerd, through `wrangler dev`, with its own state folder; ends it gently or by SIGKILL.
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdtemp, rm } from "node:fs/promises";
+import { createServer } from "node:net";
+import { tmpdir } from "node:os";
+import path from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
+const WRANGLER = path.join(ROOT, "tests/worker/node_modules/.bin/wrangler");
+
+// Nothing is asked of the network: no metrics, no update check, no sample request properties.
+const ENVIRONMENT = { ...process.env, WRANGLER_SEND_METRICS: "false", CLOUDFLARE_CF_FETCH_ENABLED: "false", CI: "1", NO_COLOR: "1" };
+
+export async function freePort() {
+  const server = createServer().listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address();
+  server.close();
+  await once(server, "close");
+  return port;
+}
+
+/** Runs a wrangler command to its end and gives what it printed. */
+export async function wrangler(...args) {
+  const child = spawn(WRANGLER, args, { cwd: ROOT, env: ENVIRONMENT, stdio: ["ignore", "pipe", "pipe"] });
+  let output = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (output += text));
+  const [code] = await once(child, "close");
+  if (code !== 0) throw new Error(`wrangler ${args.join(" ")} ended with ${code}:\n${output}`);
+  return output;
+}
+
+/** A folder for workerd's state, with the directory's tables in it. */
+export async function newState() {
+  const state = await mkdtemp(path.join(tmpdir(), "ghost-live-worker-"));
+  await wrangler("d1", "migrations", "apply", "ghost-live", "--local", "--persist-to", state);
+  return { path: state, remove: () => rm(state, { recursive: true, force: true }) };
+}
+
+/** The Worker on a free port. `vars` are the variables and secrets it sees. */
+export async function startEdge({ state, vars = {}, port }) {
+  port ??= await freePort();
+  const args = ["dev", "--ip", "127.0.0.1", "--port", String(port), "--inspector-port", "0", "--persist-to", state.path, "--show-interactive-dev-session=false"];
+  for (const [name, value] of Object.entries(vars)) args.push("--var", `${name}:${value}`);
+  // Its own process group, so that workerd and wrangler end together.
+  const child = spawn(WRANGLER, args, { cwd: ROOT, env: ENVIRONMENT, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  let log = "";
+  for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (log = (log + text).slice(-100_000)));
+  const ended = once(child, "close");
+  let running = true;
+  ended.then(() => (running = false));
+  const url = `http://127.0.0.1:${port}`;
+  const deadline = Date.now() + 120_000;
+  for (;;) {
+    if (!running) throw new Error(`wrangler dev ended before it listened:\n${log}`);
+    if (Date.now() > deadline) throw new Error(`wrangler dev did not listen within two minutes:\n${log}`);
+    const answer = await fetch(`${url}/healthz`).catch(() => undefined);
+    if (answer?.ok) break;
+    await new Promise((resolve) => setTimeout(resolve, 200));
+  }
+  const end = async (signal) => {
+    if (running) process.kill(-child.pid, signal);
+    await ended;
+  };
+  return { url, port, log: () => log, kill: () => end("SIGKILL"), stop: () => end("SIGTERM") };
+}
