@@ -369,14 +369,14 @@ export class GhostLivePlayer extends HTMLElement {
       });
     }
     groups.push({
-      title: 'Numbers',
+      title: 'Statistics',
       chosen: this.#panel.hidden ? 'hide' : 'show',
       choose: (value) => {
         if ((value === 'show') === this.#panel.hidden) this.#obey('toggle-stats');
       },
       choices: [
-        { value: 'hide', label: 'Hide' },
-        { value: 'show', label: 'Show' },
+        { value: 'hide', label: 'Off' },
+        { value: 'show', label: 'On' },
       ],
     });
     return groups;

@@ -51,14 +51,14 @@ function open(name: string, secret: string): void {
   const viewers = h('dd');
   const encoder = h('dd');
   const delay = h('dd');
-  const servers = h('div');
+  const servers = h('div', { class: 'fields' });
   const key = secretField();
   const warnings = h('ul', { class: 'warnings' });
-  const warningPanel = h('section', { class: 'panel', hidden: true }, h('h2', {}, 'Worth changing'), warnings);
+  const warningPanel = h('section', { class: 'panel later', hidden: true }, h('h2', {}, 'Worth changing'), warnings);
   const tracks = h('tbody');
   const trackPanel = h(
     'section',
-    { class: 'panel', hidden: true },
+    { class: 'panel later', hidden: true },
     h('h2', {}, 'Renditions'),
     h('div', { class: 'scroll' }, h('table', {}, h('thead', {}, h('tr', {}, ...['Track', 'Picture', 'Peak rate', 'Codec'].map((title) => h('th', { scope: 'col' }, title)))), tracks)),
   );
@@ -120,8 +120,7 @@ function open(name: string, secret: string): void {
     const serverList = JSON.stringify(state.servers);
     if (serverList !== shownServers) {
       shownServers = serverList;
-      const labels = state.servers.length > 1 ? (index: number) => `Server ${index + 1}` : () => 'Server';
-      servers.replaceChildren(...state.servers.map(({ url, note }, index) => field(labels(index), `server-${index}`, url, note)));
+      servers.replaceChildren(...state.servers.map(({ url, note }, index) => field(serverLabel(url), `server-${index}`, url, note)));
     }
     const warningList = JSON.stringify(state.warnings);
     if (warningList !== shownWarnings) {
@@ -158,6 +157,12 @@ function open(name: string, secret: string): void {
   });
   setText(delay, '–');
   void poll();
+}
+
+/** `Server (RTMPS)`: by the address's scheme. */
+function serverLabel(url: string): string {
+  const scheme = /^[a-z]+(?=:)/i.exec(url)?.[0];
+  return scheme ? `Server (${scheme.toUpperCase()})` : 'Server';
 }
 
 function pairs(rows: [string, HTMLElement][]): HTMLElement[] {

@@ -28,7 +28,7 @@ function watch(name: string): void {
     setText(badge, live ? 'Live' : 'Not live');
     setText(viewers, watching(stream.viewers));
     setText(since, stream.since ? liveFor(stream.since, Date.now()) : '');
-    facts.replaceChildren(badge, ...(live ? [viewers, ...(stream.since ? [since] : [])] : []));
+    facts.replaceChildren(badge, ...(live ? [...(stream.viewers ? [viewers] : []), ...(stream.since ? [since] : [])] : []));
   };
   player.addEventListener('streamchange', show);
   player.addEventListener('statechange', show);

@@ -6,6 +6,7 @@
  */
 import Hls, { type ErrorData, type Level, type RetryConfig } from 'hls.js';
 import { recallBandwidth, rememberBandwidth } from './bandwidth.js';
+import { carriedControllers } from './rounding.js';
 import { uris } from './multivariant.js';
 import type { Rendition, Timing, Transport, TransportEvents } from './transport.js';
 
@@ -29,21 +30,29 @@ export class HlsTransport implements Transport {
   readonly ready = Promise.resolve();
   readonly selfPaced = false;
   readonly #hls: Hls;
+  readonly #video: HTMLVideoElement;
   readonly #url: string;
   readonly #events: TransportEvents;
   #renditions: Rendition[] = [];
   #mends: number[] = [];
 
   constructor(video: HTMLVideoElement, url: string, events: TransportEvents) {
+    this.#video = video;
     this.#url = url;
     this.#events = events;
     const hls = new Hls({
+      ...carriedControllers(),
       lowLatencyMode: true,
       // The delay is ours to hold (delay.ts): no rate changes and no rising target from hls.js.
       maxLiveSyncPlaybackRate: 1,
       liveSyncOnStallIncrease: 0,
       // The media is fragmented MP4 already: there is nothing to transmux in a worker.
       enableWorker: false,
+      // Nothing of these is in our streams, and each costs work at every tick.
+      enableInterstitialPlayback: false,
+      enableDateRangeMetadataCues: false,
+      enableEmsgMetadataCues: false,
+      enableID3MetadataCues: false,
       liveDurationInfinity: true,
       backBufferLength: 30,
       maxBufferLength: 20,
@@ -89,8 +98,10 @@ export class HlsTransport implements Transport {
   timing(): Timing | null {
     const details = this.#hls.latestLevelDetails;
     const targetS = this.#hls.targetLatency;
-    const distanceS = this.#hls.latency;
-    if (!details || targetS === null || !distanceS) return null;
+    if (!details || targetS === null) return null;
+    // hls.js stops measuring once the playlist is complete.
+    const distanceS = details.live ? this.#hls.latency : Math.max(0, details.edge - this.#video.currentTime);
+    if (details.live && !distanceS) return null;
     return {
       live: details.live,
       distanceS,

@@ -55,6 +55,8 @@ export type Action =
 
 /** Media that does not move for this long although the playlist does is stuck, seconds. */
 const STUCK_S = 8;
+/** A picture that is dry this long while the directory says that the stream is off has ended, seconds. */
+const DRY_S = 3;
 /** A playlist that was not renewed for this long says that the encoder is away, seconds. */
 const EDGE_STALE_S = 5;
 /** A load without a frame by then is tried again, seconds. */
@@ -114,7 +116,7 @@ export class Lifecycle {
       }
       case 'off':
         if (this.#phase === 'playing' || this.#phase === 'connecting') return 'none';
-        if (this.#phase === 'buffering' && !this.#broken && nowS - this.#sinceS < STUCK_S) return 'none';
+        if (this.#phase === 'buffering' && !this.#broken && nowS - this.#sinceS < DRY_S) return 'none';
         if (this.#phase === 'ended' || this.#phase === 'failed') return 'none';
         this.#enter(active ? 'ended' : 'waiting', nowS);
         this.#ended = active ? { since: this.#since } : this.#ended;

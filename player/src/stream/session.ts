@@ -48,6 +48,8 @@ const TICK_MS = 250;
 const LONG_PAUSE_S = 20;
 /** Running dry this soon after a seek is the seek's doing. */
 const SEEK_GRACE_S = 2;
+/** A playhead that rests this close to the end of a complete playlist has reached it. */
+const END_S = 1;
 /** A playhead that rests this long without an event is dry as well. */
 const SILENT_STALL_S = 1.5;
 
@@ -422,6 +424,10 @@ export class Session {
       return;
     }
     if (video.paused || !timing || !this.#transport || this.#transport.selfPaced) return;
+    // Tracks end a little apart; the end of the shorter one is the end, whatever the engine still waits for.
+    if (!timing.live && this.phase !== 'ended' && video.currentTime === this.#lastTime && now - this.#movedS > 0.7 && timing.distanceS < END_S) {
+      return this.#signal({ kind: 'ended' });
+    }
     if (this.phase === 'playing' && video.currentTime === this.#lastTime && now - this.#movedS > SILENT_STALL_S) this.#dry();
     if (this.phase !== 'playing' || !this.#following || video.seeking || !timing.live) {
       if (video.playbackRate !== 1) video.playbackRate = 1;

@@ -88,6 +88,25 @@ describe('watching', () => {
     assert.deepEqual(complaints, []);
   });
 
+  it('never asks for the same part over and over, wherever in a segment it begins', async () => {
+    await server.start('demo');
+    for (let visit = 0; visit < 4; visit++) {
+      const page = await context.newPage();
+      /** @type {Map<string, number>} */
+      const asked = new Map();
+      page.on('request', (request) => {
+        const url = request.url();
+        if (url.includes('/media/')) asked.set(url, (asked.get(url) ?? 0) + 1);
+      });
+      await page.goto(`${base}/watch/demo`);
+      await frames(page, 30);
+      const most = Math.max(...asked.values());
+      assert.ok(most <= 3, `a part was asked for ${most} times`);
+      await page.close();
+      await new Promise((resolve) => setTimeout(resolve, 300 * visit));
+    }
+  });
+
   it('goes on without a reload when the server died and came back', async () => {
     await server.start('demo');
     const page = await open('/watch/demo');
