@@ -69,7 +69,7 @@ export class GhostLivePlayer extends HTMLElement {
     shadow.adoptedStyleSheets = [sheet];
     this.#pip.append(icon('pip'));
     this.#bar.append(this.#play, this.#mute, this.#volume, this.#live, h('span', { class: 'space' }), this.#menu.button, this.#pip, this.#full);
-    this.#root.append(this.#video, this.#still, this.#card, this.#busy, this.#start, this.#panel, this.#unmute, this.#bar, this.#menu.popup, this.#spoken);
+    this.#root.append(this.#video, this.#still, this.#card, this.#panel, this.#busy, this.#start, this.#unmute, this.#bar, this.#menu.popup, this.#spoken);
     shadow.append(this.#root);
     this.#wire();
   }
