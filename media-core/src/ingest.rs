@@ -3,12 +3,32 @@
 //! Takes connections of encoders, asks the edge whether each may publish ([`Edge::admit`]) before any media is read, and gives a
 //! [`Publisher`] a go-live: a bounded queue of [`Received`] events with the encoder's own times.
 //!
-//! [`queue`] is the hand-over to the pipeline, and says what is dropped when it does not keep up.
+//! | module | what it is | specification |
+//! | --- | --- | --- |
+//! | [`rtmp`] | a server session that owns no socket and no clock | Adobe RTMP 1.0, Enhanced RTMP v2 (`avc1` and `mp4a` only) |
+//! | [`flv`] | audio and video messages to packets | FLV 10.1 annex E |
+//! | [`avc`], [`aac`] | parameter sets, NAL units, AudioSpecificConfig | ISO/IEC 14496-15, 14496-10, 14496-3 |
+//! | [`address`] | key and stream out of what the encoder's address says | |
+//! | [`proxy`] | the real address behind a proxy | PROXY protocol versions 1 and 2 |
+//! | [`queue`] | the hand-over to the pipeline, and what is dropped when it does not keep up | |
+//! | [`live`] | who publishes which stream, and what becomes of a second publisher | |
 //!
 //! Keys never enter a log line; text of peers enters one only shortened and without control characters.
 
+pub mod aac;
+pub mod address;
+pub mod avc;
+mod bitrate;
+mod bits;
 pub mod cidr;
+mod config;
+mod connection;
+pub mod flv;
+pub mod live;
+pub mod proxy;
 pub mod queue;
+pub mod rtmp;
+mod server;
 
 use std::{fmt, net::SocketAddr};
 
@@ -16,6 +36,10 @@ use protocol::names::StreamName;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+pub use self::{
+    config::{Config, Listen, SecondPublisher},
+    server::{BindError, Server},
+};
 #[cfg(doc)]
 use crate::{edge::Edge, media::Received};
 

@@ -1,0 +1,501 @@
+//! One connection, from its first byte to its end: a thin driver of [`rtmp::Session`] with deadlines.
+
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+
+use protocol::{internal::Admit, names::StreamName};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::{
+    Protocol, Publisher, address,
+    bitrate::Ceiling,
+    flv::{self, printable},
+    live::Claim,
+    proxy, queue,
+    rtmp::{self, Event, PublishRequest, Refusal, Session},
+    server::{OfAddress, Shared},
+};
+use crate::{
+    edge::EdgeError,
+    media::{IngestEvent, Received},
+};
+
+/// Bytes read at a time. A TLS record has at most 16 KiB.
+const READ_BYTES: usize = 32 << 10;
+
+/// How long a peer may take to read an answer.
+const WRITE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// How long a peer that was refused may take to read why and close, before it is cut.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(1);
+
+/// The most bytes that are read and thrown away of a peer that was refused.
+const CLOSE_MAX_BYTES: usize = 1 << 20;
+
+/// How long a publisher that takes over waits for the end of the one before.
+const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A connection that has no publisher yet.
+pub(super) struct Admitting {
+    pub(super) peer: SocketAddr,
+    pub(super) protocol: Protocol,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) unadmitted: Option<OwnedSemaphorePermit>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Cause {
+    #[error("the encoder unpublished")]
+    Unpublished,
+    #[error("the peer closed the connection")]
+    Closed,
+    #[error("the connection broke: {0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Proxy(#[from] proxy::Error),
+    #[error("the address is not listed in proxy_from and sent a PROXY protocol header")]
+    ProxyNotListed,
+    #[error("the address has max_connections_per_address connections")]
+    PerAddress,
+    #[error("{0}")]
+    Rtmp(#[from] rtmp::Error),
+    #[error("{0}")]
+    Flv(#[from] flv::Error),
+    #[error("there was no request to publish within {0:?}")]
+    Handshake(Duration),
+    #[error("there was no audio or video for {0:?}")]
+    Silent(Duration),
+    #[error("the peer did not read an answer within {0:?}")]
+    NotReading(Duration),
+    #[error("the bit rate is over max_bitrate_bps ({0})")]
+    Bitrate(u64),
+    #[error("refused: {0}")]
+    Refused(String),
+    #[error("another publisher took over")]
+    TakenOver,
+    #[error("the server ended it")]
+    Cut,
+    #[error("the server is going down")]
+    Stop,
+}
+
+/// Serves a connection and logs how it ended, in one line with peer, stream and reason.
+pub(super) async fn serve(tcp: TcpStream, mut admitting: Admitting) {
+    let (stream, cause) = accept(tcp, &mut admitting).await;
+    let Admitting { peer, protocol, .. } = admitting;
+    let stream = stream.as_ref().map(StreamName::as_str);
+    match cause {
+        Cause::Unpublished | Cause::Stop => {
+            info!(%peer, %protocol, stream, reason = %cause, "publisher ended")
+        }
+        // Port scanners and health checks.
+        Cause::Closed if stream.is_none() => {
+            debug!(%peer, %protocol, reason = %cause, "connection ended")
+        }
+        cause => warn!(%peer, %protocol, stream, reason = %cause, "publisher cut off"),
+    }
+}
+
+/// What is before RTMP: the PROXY header and TLS.
+async fn accept(mut tcp: TcpStream, admitting: &mut Admitting) -> (Option<StreamName>, Cause) {
+    let shared = admitting.shared.clone();
+    let deadline = Instant::now() + shared.config.handshake_deadline();
+    let begun = async {
+        // Answers are small and waited for.
+        tcp.set_nodelay(true)?;
+        let of_address = source(&mut tcp, admitting).await?;
+        Ok::<_, Cause>(of_address)
+    };
+    // It is held until the connection ends.
+    let _of_address = match within(deadline, &shared, begun).await {
+        Ok(of_address) => of_address,
+        Err(cause) => return (None, cause),
+    };
+    match admitting.tls.clone() {
+        None => publish(tcp, deadline, admitting).await,
+        Some(tls) => {
+            let handshake = async { Ok(tls.accept(tcp).await?) };
+            match within(deadline, &shared, handshake).await {
+                Ok(stream) => publish(stream, deadline, admitting).await,
+                Err(cause) => (None, cause),
+            }
+        }
+    }
+}
+
+/// A step before there is a publisher, under the handshake's deadline and the server's end.
+async fn within<T>(
+    deadline: Instant,
+    shared: &Shared,
+    step: impl Future<Output = Result<T, Cause>>,
+) -> Result<T, Cause> {
+    tokio::select! {
+        () = shared.stop.cancelled() => Err(Cause::Stop),
+        result = timeout_at(deadline, step) => {
+            result.unwrap_or_else(|_| Err(Cause::Handshake(shared.config.handshake_deadline())))
+        }
+    }
+}
+
+/// Sets the real address and counts the connection in.
+async fn source(tcp: &mut TcpStream, admitting: &mut Admitting) -> Result<OfAddress, Cause> {
+    let config = &admitting.shared.config;
+    let listed = config
+        .proxy_from
+        .iter()
+        .any(|range| range.contains(admitting.peer.ip()));
+    if listed {
+        let mut header = Vec::new();
+        let header = loop {
+            match proxy::parse(&header)? {
+                Ok(header) => break header,
+                Err(more) => {
+                    let known = header.len();
+                    header.resize(known + more, 0);
+                    tcp.read_exact(&mut header[known..]).await?;
+                }
+            }
+        };
+        if let Some(source) = header.source {
+            admitting.peer = SocketAddr::new(source.ip().to_canonical(), source.port());
+        }
+    }
+    let max = config.max_connections_per_address;
+    let of_address = admitting
+        .shared
+        .per_address
+        .try_add(admitting.peer.ip(), max);
+    let of_address = of_address.ok_or(Cause::PerAddress)?;
+    if !listed {
+        let mut first = [0];
+        if tcp.peek(&mut first).await? == 0 {
+            return Err(Cause::Closed);
+        }
+        if proxy::begins_with(first[0]) {
+            return Err(Cause::ProxyNotListed);
+        }
+    }
+    Ok(of_address)
+}
+
+/// A connection that speaks RTMP.
+struct Connection<S> {
+    io: S,
+    session: Session,
+    buffer: Vec<u8>,
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
+    /// Reads once and hands it to the session; how many bytes came. Cancel safe.
+    async fn read(&mut self) -> Result<usize, Cause> {
+        let count = self.io.read(&mut self.buffer).await?;
+        if count == 0 {
+            return Err(Cause::Closed);
+        }
+        self.session.receive(&self.buffer[..count])?;
+        Ok(count)
+    }
+
+    /// Sends what the session has to say.
+    async fn flush(&mut self) -> Result<(), Cause> {
+        let output = self.session.take_output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        let send = async {
+            self.io.write_all(&output).await?;
+            self.io.flush().await
+        };
+        timeout(WRITE_DEADLINE, send)
+            .await
+            .map_err(|_| Cause::NotReading(WRITE_DEADLINE))??;
+        Ok(())
+    }
+
+    /// Says the last thing and closes so that it arrives: closing with unread input would reset the connection and lose it.
+    async fn close(mut self) {
+        let closed = async {
+            self.flush().await.ok()?;
+            self.io.shutdown().await.ok()?;
+            let mut left = CLOSE_MAX_BYTES;
+            while let Ok(count @ 1..) = self.io.read(&mut self.buffer).await {
+                left = left.checked_sub(count)?;
+            }
+            Some(())
+        };
+        let _ = timeout(CLOSE_DEADLINE, closed).await;
+    }
+}
+
+/// RTMP from the handshake to the end.
+async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
+    io: S,
+    deadline: Instant,
+    admitting: &mut Admitting,
+) -> (Option<StreamName>, Cause) {
+    let mut seed = [0; 8];
+    // Without random bytes the handshake is as good: nothing depends on them.
+    let _ = getrandom::fill(&mut seed);
+    let session = Session::new(
+        admitting.shared.config.session_limits(),
+        u64::from_ne_bytes(seed),
+    );
+    let mut connection = Connection {
+        io,
+        session,
+        buffer: vec![0; READ_BYTES],
+    };
+    let requested = async {
+        loop {
+            let event = connection.session.poll();
+            connection.flush().await?;
+            match event? {
+                Some(Event::Publish(request)) => return Ok(request),
+                Some(_) => {}
+                None => {
+                    connection.read().await?;
+                }
+            }
+        }
+    };
+    let request = match within(deadline, &admitting.shared, requested).await {
+        Ok(request) => request,
+        Err(cause) => {
+            connection.close().await;
+            return (None, cause);
+        }
+    };
+    let stop = admitting.shared.stop.clone();
+    let admitted = tokio::select! {
+        () = stop.cancelled() => Err(Denial::new(Refusal::Failed, "The server is going down.", None)),
+        admitted = admit(&request, admitting) => admitted,
+    };
+    let (claim, sender) = match admitted {
+        Ok(admitted) => admitted,
+        Err(denial) => {
+            connection.session.refuse(denial.refusal, &denial.sentence);
+            connection.close().await;
+            return (denial.stream, Cause::Refused(denial.reason));
+        }
+    };
+    connection.session.accept();
+    drop(admitting.unadmitted.take());
+    let encoder = request.encoder.as_deref().map(printable);
+    info!(peer = %admitting.peer, protocol = %admitting.protocol, stream = %claim.stream(), encoder, "publisher admitted");
+    media(connection, claim, sender, &admitting.shared).await
+}
+
+/// Why a publisher is not admitted.
+struct Denial {
+    refusal: Refusal,
+    /// For the encoder's user.
+    sentence: String,
+    /// For the log.
+    reason: String,
+    stream: Option<StreamName>,
+}
+
+impl Denial {
+    fn new(refusal: Refusal, sentence: &str, stream: Option<StreamName>) -> Self {
+        Self {
+            refusal,
+            sentence: sentence.to_owned(),
+            reason: sentence.to_owned(),
+            stream,
+        }
+    }
+}
+
+/// Asks the edge, claims the stream and hands the publisher over.
+async fn admit(
+    request: &PublishRequest,
+    admitting: &Admitting,
+) -> Result<(Claim, queue::Sender), Denial> {
+    let shared = &admitting.shared;
+    let credentials = address::credentials(request).map_err(|error| {
+        let refusal = match error {
+            address::Error::Stream(_) => Refusal::BadName,
+            _ => Refusal::Denied,
+        };
+        Denial::new(refusal, &error.to_string(), None)
+    })?;
+    let named = credentials.stream.clone();
+    let question = Admit {
+        key: credentials.key,
+        stream: credentials.stream,
+        peer: admitting.peer.ip().to_string(),
+    };
+    let deadline = shared.config.admission_deadline();
+    let unanswered = |reason: String| Denial {
+        reason,
+        ..Denial::new(
+            Refusal::Denied,
+            "The server could not check the stream key just now; try again.",
+            named.clone(),
+        )
+    };
+    let admission = match timeout(deadline, shared.edge.admit(question)).await {
+        Ok(Ok(admission)) => admission,
+        Ok(Err(EdgeError::Refused(sentence))) => {
+            return Err(Denial::new(Refusal::Denied, &sentence, named));
+        }
+        Ok(Err(error @ EdgeError::Unreachable(_))) => return Err(unanswered(error.to_string())),
+        Err(_) => {
+            return Err(unanswered(format!(
+                "the edge did not answer within {deadline:?}"
+            )));
+        }
+    };
+    let stream = admission.stream;
+    let claim = shared.live.claim(
+        &stream,
+        shared.config.second_publisher,
+        shared.started.elapsed(),
+    );
+    let claim = match timeout(TAKE_OVER_DEADLINE, claim).await {
+        Ok(Some(claim)) => claim,
+        Ok(None) | Err(_) => {
+            let sentence = "The stream is live from another encoder already.";
+            return Err(Denial::new(Refusal::BadName, sentence, Some(stream)));
+        }
+    };
+    let (sender, events) = queue::channel(shared.config.queue_limit());
+    let publisher = Publisher {
+        stream: stream.clone(),
+        peer: admitting.peer,
+        protocol: admitting.protocol,
+        events,
+        cut: claim.cut().clone(),
+    };
+    match shared.accept.accept(publisher) {
+        Ok(()) => Ok((claim, sender)),
+        Err(error) => Err(Denial::new(Refusal::Failed, &error.0, Some(stream))),
+    }
+}
+
+/// The publisher's media, to its end. The events end before the claim does, so that the next publisher comes after them.
+async fn media<S: AsyncRead + AsyncWrite + Unpin>(
+    mut connection: Connection<S>,
+    claim: Claim,
+    mut sender: queue::Sender,
+    shared: &Shared,
+) -> (Option<StreamName>, Cause) {
+    let cause = pump(&mut connection, &claim, &mut sender, shared).await;
+    let stream = claim.stream().clone();
+    match &cause {
+        Cause::Unpublished => sender.unpublished(),
+        _ => drop(sender),
+    }
+    drop(claim);
+    // What the encoder can show to its user; the other causes have no one to tell.
+    match &cause {
+        Cause::Flv(error) => connection
+            .session
+            .refuse(Refusal::Failed, &error.to_string()),
+        Cause::Bitrate(_) | Cause::Cut | Cause::Stop | Cause::Silent(_) => {
+            connection
+                .session
+                .refuse(Refusal::Failed, &cause.to_string());
+        }
+        Cause::TakenOver => connection
+            .session
+            .refuse(Refusal::BadName, &cause.to_string()),
+        _ => {}
+    }
+    connection.close().await;
+    (Some(stream), cause)
+}
+
+async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
+    connection: &mut Connection<S>,
+    claim: &Claim,
+    sender: &mut queue::Sender,
+    shared: &Shared,
+) -> Cause {
+    let config = &shared.config;
+    let mut demuxer = flv::Demuxer::default();
+    let mut ceiling = Ceiling::new(config.max_bitrate_bps, shared.started.elapsed());
+    let mut events = Vec::new();
+    let silence = tokio::time::sleep(config.silence());
+    tokio::pin!(silence);
+    loop {
+        let now = shared.started.elapsed();
+        match take_events(&mut connection.session, &mut demuxer, &mut events) {
+            Ok(Taken { media, unpublished }) => {
+                if media {
+                    claim.media_at(now);
+                    silence.as_mut().reset(Instant::now() + config.silence());
+                }
+                for event in events.drain(..) {
+                    if sender.send(Received { at: now, event }).is_err() {
+                        return Cause::Cut;
+                    }
+                }
+                if let Some(dropped) = sender.take_dropped() {
+                    let (video, audio) = (dropped.video, dropped.audio);
+                    warn!(stream = %claim.stream(), video, audio, "the pipeline does not keep up: frames were dropped");
+                }
+                if unpublished {
+                    return Cause::Unpublished;
+                }
+            }
+            Err(cause) => return cause,
+        }
+        if let Err(cause) = connection.flush().await {
+            return cause;
+        }
+        tokio::select! {
+            biased;
+            () = shared.stop.cancelled() => return Cause::Stop,
+            () = claim.cut().cancelled() => {
+                return if claim.is_taken_over() { Cause::TakenOver } else { Cause::Cut };
+            }
+            () = sender.closed() => return Cause::Cut,
+            // Ahead of reading: a peer that always has something to say, and never audio or video, is silent.
+            () = &mut silence => return Cause::Silent(config.silence()),
+            read = connection.read() => match read {
+                Ok(count) if ceiling.take(count, shared.started.elapsed()) => {}
+                Ok(_) => return Cause::Bitrate(config.max_bitrate_bps),
+                Err(cause) => return cause,
+            },
+        }
+    }
+}
+
+#[derive(Default)]
+struct Taken {
+    media: bool,
+    unpublished: bool,
+}
+
+fn take_events(
+    session: &mut Session,
+    demuxer: &mut flv::Demuxer,
+    out: &mut Vec<IngestEvent>,
+) -> Result<Taken, Cause> {
+    let mut taken = Taken::default();
+    while let Some(event) = session.poll()? {
+        match event {
+            Event::Audio { timestamp, payload } => {
+                taken.media = true;
+                demuxer.audio(timestamp, &payload, out)?;
+            }
+            Event::Video { timestamp, payload } => {
+                taken.media = true;
+                demuxer.video(timestamp, &payload, out)?;
+            }
+            Event::Script(payload) => demuxer.script(&payload, out),
+            Event::Unpublished => taken.unpublished = true,
+            Event::Publish(_) => {}
+        }
+    }
+    Ok(taken)
+}

@@ -1,0 +1,290 @@
+//! The listeners.
+
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, warn};
+
+use super::{
+    Accept, Config, Protocol,
+    connection::{self, Admitting},
+    live::Live,
+};
+use crate::edge::Edge;
+
+/// How long connections have to end by themselves when the server stops.
+const STOP_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Why the server could not listen.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The address is taken or not there.
+    #[error(
+        "{protocol} cannot listen on {address}: {error}; set ingest.{protocol} to another address and port, or to \"off\""
+    )]
+    Listen {
+        /// RTMP or RTMPS.
+        protocol: Protocol,
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        error: io::Error,
+    },
+    /// RTMPS needs a certificate.
+    #[error("RTMPS is on (ingest.rtmps), and there is no certificate for it")]
+    NoCertificate,
+}
+
+/// Takes publishers on RTMP and RTMPS.
+pub struct Server {
+    listeners: Vec<(TcpListener, Protocol)>,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+}
+
+/// What the connections share.
+pub(super) struct Shared {
+    pub(super) config: Config,
+    pub(super) edge: Arc<dyn Edge>,
+    pub(super) accept: Arc<dyn Accept>,
+    pub(super) live: Live,
+    pub(super) started: Instant,
+    pub(super) stop: CancellationToken,
+    pub(super) per_address: PerAddress,
+    unadmitted: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+}
+
+impl Server {
+    /// Listens where the configuration says. `started` is the zero of [`Received::at`](crate::media::Received::at); `tls` serves RTMPS.
+    ///
+    /// # Errors
+    /// [`BindError`] when an address cannot be listened on, or RTMPS is on without `tls`.
+    pub async fn bind(
+        config: Config,
+        tls: Option<Arc<rustls::ServerConfig>>,
+        edge: Arc<dyn Edge>,
+        accept: Arc<dyn Accept>,
+        started: Instant,
+    ) -> Result<Self, BindError> {
+        let mut listeners = Vec::new();
+        for (listen, protocol) in [
+            (config.rtmp, Protocol::Rtmp),
+            (config.rtmps, Protocol::Rtmps),
+        ] {
+            let Some(address) = listen.0 else {
+                continue;
+            };
+            if protocol == Protocol::Rtmps && tls.is_none() {
+                return Err(BindError::NoCertificate);
+            }
+            let listener = listen_on(address)
+                .await
+                .map_err(|error| BindError::Listen {
+                    protocol,
+                    address,
+                    error,
+                })?;
+            listeners.push((listener, protocol));
+        }
+        let shared = Shared {
+            edge,
+            accept,
+            live: Live::default(),
+            started,
+            stop: CancellationToken::new(),
+            per_address: PerAddress::default(),
+            unadmitted: Arc::new(Semaphore::new(config.max_unadmitted)),
+            connections: Arc::new(Semaphore::new(config.max_connections)),
+            config,
+        };
+        Ok(Self {
+            listeners,
+            tls: tls.map(TlsAcceptor::from),
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Where a protocol is listened on, with the port that the system chose for 0; `None` when it is off.
+    pub fn address(&self, protocol: Protocol) -> Option<SocketAddr> {
+        let (listener, _) = self.listeners.iter().find(|(_, of)| *of == protocol)?;
+        listener.local_addr().ok()
+    }
+
+    /// Who publishes which stream.
+    pub fn live(&self) -> Live {
+        self.shared.live.clone()
+    }
+
+    /// Takes connections until `stop`, then ends them: their [`Events`](super::queue::Events) end with a cut.
+    pub async fn run(self, stop: CancellationToken) {
+        let mut accepting = JoinSet::new();
+        for (listener, protocol) in self.listeners {
+            let tls = self.tls.clone().filter(|_| protocol == Protocol::Rtmps);
+            accepting.spawn(take_connections(
+                listener,
+                protocol,
+                tls,
+                self.shared.clone(),
+            ));
+        }
+        stop.cancelled().await;
+        self.shared.stop.cancel();
+        while let Some(ended) = accepting.join_next().await {
+            if let Err(error) = ended {
+                error!(%error, "a listener ended badly");
+            }
+        }
+    }
+}
+
+async fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        // A machine without IPv6: everything is then all of IPv4.
+        Err(error)
+            if address.ip() == Ipv6Addr::UNSPECIFIED
+                && error.kind() != io::ErrorKind::AddrInUse =>
+        {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port()))
+                .await
+                .map_err(|_| error)
+        }
+        result => result,
+    }
+}
+
+async fn take_connections(
+    listener: TcpListener,
+    protocol: Protocol,
+    tls: Option<TlsAcceptor>,
+    shared: Arc<Shared>,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shared.stop.cancelled() => break,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended {
+                    error!(%error, "a connection's task ended badly");
+                }
+            }
+            taken = listener.accept() => match taken {
+                Ok((tcp, peer)) => take(&mut connections, tcp, peer, protocol, tls.clone(), &shared),
+                Err(error) => {
+                    // Most often no file descriptors are left; those that end give theirs back.
+                    warn!(%protocol, %error, "a connection could not be taken");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+    let all = async { while connections.join_next().await.is_some() {} };
+    if tokio::time::timeout(STOP_DEADLINE, all).await.is_err() {
+        debug!(%protocol, "connections that did not end in time are dropped");
+    }
+}
+
+fn take(
+    connections: &mut JoinSet<()>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    protocol: Protocol,
+    tls: Option<TlsAcceptor>,
+    shared: &Arc<Shared>,
+) {
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+    let Ok(connection) = shared.connections.clone().try_acquire_owned() else {
+        warn!(%peer, %protocol, reason = "the server has max_connections connections", "connection cut off");
+        return;
+    };
+    let Ok(unadmitted) = shared.unadmitted.clone().try_acquire_owned() else {
+        warn!(%peer, %protocol, reason = "the server has max_unadmitted connections without a publisher", "connection cut off");
+        return;
+    };
+    let admitting = Admitting {
+        peer,
+        protocol,
+        tls,
+        unadmitted: Some(unadmitted),
+        shared: shared.clone(),
+    };
+    connections.spawn(async move {
+        connection::serve(tcp, admitting).await;
+        drop(connection);
+    });
+}
+
+/// Connections at one time by address.
+#[derive(Debug, Clone, Default)]
+pub(super) struct PerAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection of an address; dropping it gives it back.
+#[derive(Debug)]
+pub(super) struct OfAddress {
+    counts: PerAddress,
+    address: IpAddr,
+}
+
+impl PerAddress {
+    /// Counts a connection in, unless the address has `max` already.
+    pub(super) fn try_add(&self, address: IpAddr, max: usize) -> Option<OfAddress> {
+        let address = match address.to_canonical() {
+            // One subscriber has a /64.
+            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+            v4 => v4,
+        };
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.get(&address).copied().unwrap_or(0);
+        if count >= max {
+            return None;
+        }
+        counts.insert(address, count + 1);
+        Some(OfAddress {
+            counts: self.clone(),
+            address,
+        })
+    }
+}
+
+impl Drop for OfAddress {
+    fn drop(&mut self) {
+        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match counts.get_mut(&self.address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(counts.remove(&self.address)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_own_count_and_ipv6_has_one_a_64() {
+        let counts = PerAddress::default();
+        let of = |address: &str| counts.try_add(address.parse().unwrap(), 2);
+        let first = of("2001:db8::1").unwrap();
+        let _second = of("2001:db8::2").unwrap();
+        assert!(of("2001:db8::3").is_none());
+        assert!(of("2001:db8:0:1::3").is_some());
+        let _v4 = of("192.0.2.1").unwrap();
+        assert!(of("::ffff:192.0.2.1").is_some());
+        drop(first);
+        assert!(of("2001:db8::3").is_some());
+        assert_eq!(counts.0.lock().unwrap().len(), 2);
+    }
+}
