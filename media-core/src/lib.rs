@@ -19,4 +19,5 @@ pub mod package;
 pub mod publish;
 pub mod repair;
 pub mod retry;
+pub mod tls;
 pub mod transcode;

@@ -206,7 +206,10 @@ impl Worker {
         let rung = self.plan.name.clone();
         if let Err(Ended::Failed(error)) = ended {
             tracing::error!(%rung, %error, "the rung ends");
-            let failed = Event::Failed { rung: rung.clone(), error };
+            let failed = Event::Failed {
+                rung: rung.clone(),
+                error,
+            };
             let _ = self.output.blocking_send(failed);
         }
         let _ = self.output.blocking_send(Event::Ended { rung });
