@@ -28,7 +28,7 @@ export class GhostLivePlayer extends HTMLElement {
 
   readonly #video = h('video', { playsinline: true, tabindex: -1, 'aria-hidden': 'true' });
   readonly #still = h('canvas', { class: 'still', hidden: true });
-  readonly #root = h('div', { class: 'player' });
+  readonly #root = h('div', { class: 'player', role: 'region', 'aria-label': 'Live video' });
   readonly #play = button('Play', 'k');
   readonly #mute = button('Mute', 'm');
   readonly #volume = h('input', { class: 'volume', type: 'range', min: 0, max: 100, step: 5, 'aria-label': 'Volume' });

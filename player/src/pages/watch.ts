@@ -34,6 +34,9 @@ function watch(name: string): void {
   player.addEventListener('statechange', show);
   setInterval(show, 30_000);
 
+  // What a phone's lock screen says.
+  if ('mediaSession' in navigator) navigator.mediaSession.metadata = new MediaMetadata({ title: name, artist: 'Ghost Live' });
+
   const share = document.querySelector<HTMLButtonElement>('#share')!;
   share.addEventListener('click', () => void shareAddress(share, name));
 }

@@ -20,6 +20,10 @@ export interface DelayConfig {
   toleranceS: number;
   /** Distance over the target from which catching up is a jump, seconds. */
   jumpS: number;
+  /** While joining, the distance over the target from which a jump inside the buffer is worth it, seconds. */
+  joinJumpS: number;
+  /** How long after the first frame a viewer counts as joining, seconds. */
+  joinS: number;
   /** What one stall adds to the target, seconds. */
   stallStepS: number;
   /** The most that stalls may add to the target, seconds. */
@@ -37,6 +41,8 @@ export const defaultDelayConfig: DelayConfig = {
   hurryS: 1.5,
   toleranceS: 0.08,
   jumpS: 4,
+  joinJumpS: 0.5,
+  joinS: 4,
   stallStepS: 0.4,
   maxMarginS: 3,
   calmS: 15,
@@ -61,6 +67,8 @@ export interface DelayCommand {
   jumpS: number;
 }
 
+/** Change of the playback rate a second of error. */
+const GAIN = 0.15;
 /** Time constant with which measured distances are smoothed, seconds. */
 const SMOOTHING_S = 0.6;
 /** Stalls further apart than this count as unrelated, seconds. */
@@ -77,6 +85,7 @@ export class DelayController {
   #smoothS: number | null = null;
   #correcting = false;
   #restUntilS = 0;
+  #joinUntilS = -Infinity;
 
   constructor(config: Partial<DelayConfig> = {}) {
     this.#config = { ...defaultDelayConfig, ...config };
@@ -98,6 +107,13 @@ export class DelayController {
     this.#smoothS = null;
     this.#lastSampleS = null;
     this.#correcting = false;
+  }
+
+  /** The first frame of a source was shown at `nowS`. What passed while it loaded may be jumped over: nobody was following yet. */
+  joined(nowS: number): void {
+    this.#joinUntilS = nowS + this.#config.joinS;
+    this.#restUntilS = 0;
+    this.resync();
   }
 
   /** Playback ran dry at `nowS`. */
@@ -130,7 +146,8 @@ export class DelayController {
     const targetS = sample.targetS + this.#marginS;
     const errorS = this.#smoothS - targetS;
 
-    if (errorS > config.jumpS && sample.nowS >= this.#restUntilS) {
+    const joining = sample.nowS < this.#joinUntilS && errorS > config.joinJumpS && sample.bufferS > errorS + 0.2;
+    if ((joining || errorS > config.jumpS) && sample.nowS >= this.#restUntilS) {
       // One jump at a time: the next measurements still contain the old position.
       this.#restUntilS = sample.nowS + 3;
       this.resync();
@@ -147,9 +164,9 @@ export class DelayController {
       const safeS = Math.min(0.25, sample.targetS / 4);
       if (sample.bufferS < safeS) return { rate: 1, jumpS: 0 };
       const limit = errorS > config.hurryS ? config.hurryRate : config.maxRate;
-      return { rate: quantise(Math.min(limit, 1 + Math.max(0.01, errorS * 0.1))), jumpS: 0 };
+      return { rate: quantise(Math.min(limit, 1 + Math.max(0.01, errorS * GAIN))), jumpS: 0 };
     }
-    return { rate: quantise(Math.max(config.minRate, 1 - Math.max(0.01, -errorS * 0.1))), jumpS: 0 };
+    return { rate: quantise(Math.max(config.minRate, 1 - Math.max(0.01, -errorS * GAIN))), jumpS: 0 };
   }
 }
 

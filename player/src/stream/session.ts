@@ -369,6 +369,7 @@ export class Session {
 
   #signal(signal: Signal): void {
     const before = this.phase;
+    if (before === 'connecting' && signal.kind === 'progress') this.#delay.joined(nowS());
     this.#do(this.#lifecycle.signal(signal, nowS()));
     if (this.phase === before) return;
     this.#events.change();

@@ -52,6 +52,18 @@ describe('the delay controller', () => {
     expect(Math.max(...viewer.rates)).toBeLessThanOrEqual(defaultDelayConfig.hurryRate);
   });
 
+  it('jumps over what passed while it loaded, once, and only inside the buffer', () => {
+    const viewer = new Viewer(TARGET_S + 1.5);
+    viewer.controller.joined(0);
+    viewer.play(2);
+    expect(viewer.jumps).toBe(1);
+    expect(viewer.distanceS).toBeCloseTo(TARGET_S, 1);
+
+    const dry = new DelayController();
+    dry.joined(0);
+    expect(dry.update({ nowS: 0.25, distanceS: 3, targetS: TARGET_S, bufferS: 1 }).jumpS).toBe(0);
+  });
+
   it('falls back when it is too close to the edge', () => {
     const viewer = new Viewer(0.4).play(60);
     expect(viewer.distanceS).toBeCloseTo(TARGET_S, 1);
