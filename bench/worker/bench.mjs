@@ -55,8 +55,12 @@ function get(agent, target) {
   return new Promise((resolve, reject) => {
     const request = http.get({ host: "127.0.0.1", port, path: target, agent }, (response) => {
       let size = 0;
-      response.on("data", (chunk) => (size += chunk.length));
-      response.on("end", () => resolve({ status: response.statusCode, size }));
+      let last;
+      response.on("data", (chunk) => {
+        size += chunk.length;
+        last = chunk;
+      });
+      response.on("end", () => resolve({ status: response.statusCode, size, last }));
       response.on("error", reject);
     });
     request.on("error", reject);
@@ -125,7 +129,7 @@ async function wakeUp(count) {
     core.send({ type, ...rest });
     const answers = await waiting;
     times.push(performance.now() - start);
-    for (const { status } of answers) if (status !== 200) throw new Error(`a waiter was answered with ${status}`);
+    for (const { status, last } of answers) if (status !== 200) throw new Error(`one of ${count} waiters was answered with ${status}: ${last}`);
     for (const { name } of core.tracks) if (name !== "v-720p30") await core.part(name, msn, part);
     if (++part === 6) {
       for (const { name } of core.tracks) await core.segment(name, msn);

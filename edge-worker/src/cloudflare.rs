@@ -20,7 +20,7 @@ use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Resu
 
 use crate::{
     live::Directives,
-    routes::{self, Caching, Page, Problem, Route, TrackAddress},
+    routes::{self, Caching, Page, Problem, Route, Session, TrackAddress},
 };
 
 mod answer;
@@ -42,6 +42,7 @@ mod binding {
     pub(super) const MEDIA: &str = "MEDIA";
     pub(super) const PAGES: &str = "PAGES";
     pub(super) const MEDIA_ORIGIN: &str = "MEDIA_ORIGIN";
+    pub(super) const INGEST_SERVERS: &str = "INGEST_SERVERS";
     pub(super) const LEAVES: &str = "LEAVES";
     pub(super) const LINK_SECRET: &str = "LINK_SECRET";
 }
@@ -98,7 +99,7 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
         .map(|secret| secret.to_string());
     let Some(secret) = secret.ok().filter(|secret| !secret.is_empty()) else {
         worker::console_error!("LINK_SECRET is not set: no box can be let in");
-        return problem(Some(route), &Problem::unauthorized());
+        return problem(Some(route), &Problem::not_found());
     };
     let secret = link_auth::LinkSecret::new(secret);
     let header = request.headers().get(link_auth::REQUEST_HEADER)?;
@@ -126,6 +127,7 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
                 }
             }
             headers.set(link_auth::RESPONSE_HEADER, &proof)?;
+            headers.set(broadcast::ID_HEADER, id.as_str())?;
             forwarded.with_method(Method::Get).with_headers(headers);
             let forwarded = Request::new_with_init(
                 &format!("https://broadcast/{}", broadcast::LINK),
@@ -155,7 +157,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             Some(route),
             StatusCode::OK,
             Caching::Never,
-            Some("text/plain"),
+            Some("text/plain; charset=utf-8"),
             b"ok\n".to_vec(),
         ),
         Route::Ready => match directory::read(&env).await {
@@ -163,7 +165,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 Some(route),
                 StatusCode::OK,
                 Caching::Never,
-                Some("text/plain"),
+                Some("text/plain; charset=utf-8"),
                 b"ready\n".to_vec(),
             ),
             Err(error) => {
@@ -176,13 +178,13 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         Route::Asset(path) => asset(route, path, &request, &env).await,
         Route::Streams => {
             let known = directory::known(&env, &context).await?;
-            json(Some(route), StatusCode::OK, Caching::Live, &known.list())
+            json(Some(route), StatusCode::OK, Caching::Never, &known.list())
         }
         Route::Stream(name) => match directory::stream(&env, &context, name).await? {
             Some(stream) => json(
                 Some(route),
                 StatusCode::OK,
-                Caching::Live,
+                Caching::Never,
                 &stream.status(name),
             ),
             None => problem(Some(route), &Problem::no_stream()),
@@ -197,9 +199,14 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             let Some(stream) = directory::stream(&env, &context, name).await? else {
                 return problem(Some(route), &Problem::no_stream());
             };
-            match stream.current() {
-                Some(broadcast) => leaf::ask(&env, &request, broadcast, None).await,
-                None => problem(Some(route), &Problem::not_live()),
+            let Some(broadcast) = stream.newest() else {
+                return problem(Some(route), &Problem::not_live());
+            };
+            let given = leaf::ask(&env, &request, broadcast, None).await?;
+            match given.status_code() {
+                // One that ended long ago is forgotten by its object before it is by the directory.
+                404 => problem(Some(route), &Problem::not_live()),
+                _ => Ok(given),
             }
         }
         Route::Media(address, directives) => {
@@ -225,6 +232,10 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
 }
 
 async fn known_broadcast(env: &Env, context: &Context, address: &TrackAddress) -> Result<bool> {
+    // Streams are public: every viewer has the one session. A private one comes with its own check.
+    if address.session != Session::public() {
+        return Ok(false);
+    }
     directory::has_broadcast(env, context, &address.stream, &address.broadcast).await
 }
 
@@ -274,7 +285,7 @@ fn time(route: &Route, iso: bool) -> Result<Response> {
             Some(route),
             StatusCode::OK,
             Caching::Never,
-            Some("text/plain"),
+            Some("text/plain; charset=utf-8"),
             body,
         );
     }

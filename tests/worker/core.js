@@ -45,7 +45,9 @@ export function proof(secret, method, path, now = Date.now()) {
 /** A request to an internal address, proved both ways. */
 export async function internal(edge, secret, method, path, body, headers = {}) {
   const { header, answer } = proof(secret, method, path);
-  const response = await fetch(edge + path, { method, body, headers: { authorization: header, ...headers } });
+  const ask = () => fetch(edge + path, { method, body, headers: { authorization: header, ...headers } });
+  // A kept connection may have been closed by the other side in the meantime; every internal request may be sent twice.
+  const response = await ask().catch(ask);
   if (response.headers.get("x-ghost-live-edge") !== answer) {
     throw new Error(`the edge did not prove the link secret: ${method} ${path} gave ${response.status} ${await response.text()}`);
   }
@@ -108,6 +110,9 @@ export class Core {
       });
     });
     if (!proved) throw new Error("the edge did not prove the link secret on the link");
+    const beat = setInterval(() => this.heartbeat(), 2000);
+    beat.unref();
+    socket.on("close", () => clearInterval(beat));
     for (const message of this.sent) if (message.seq > welcome.seq) socket.send(JSON.stringify(message));
     return welcome;
   }

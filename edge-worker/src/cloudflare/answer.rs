@@ -60,6 +60,13 @@ pub(super) fn problem(route: Option<&Route>, problem: &Problem) -> Result<Respon
     if let Some(allow) = problem.allow {
         response.headers().set("allow", allow)?;
     }
+    if problem.status == StatusCode::UNAUTHORIZED {
+        let scheme = match route.is_some_and(Route::is_internal) {
+            true => protocol::link_auth::SCHEME,
+            false => "Bearer",
+        };
+        response.headers().set("www-authenticate", scheme)?;
+    }
     if let Some(seconds) = problem.retry_after_s {
         response
             .headers()

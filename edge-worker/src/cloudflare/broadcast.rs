@@ -14,11 +14,11 @@ use std::{
 
 use http::StatusCode;
 use protocol::{
-    internal::OpenAnswer,
-    link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
+    internal::{Open, OpenAnswer},
+    link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore, TrackKind},
     link_auth,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 use worker::{
     DurableObject, Env, Error, Headers, Request, Response, ResponseBuilder, Result, State, Storage,
@@ -26,16 +26,20 @@ use worker::{
 };
 
 use super::{
-    answer::{json, problem},
-    directory, now_unix_ms,
+    answer::{self, problem},
+    directory, now_unix_ms, stream,
 };
 use crate::{
-    live::{Applied, Broadcast},
+    directory::Refusal,
+    live::{Applied, Broadcast, LiveTrack},
+    playlist::multivariant::bandwidth,
     routes::{Caching, Problem},
 };
 
 /// Address of the link inside the object.
 pub(super) const LINK: &str = "link";
+/// Which broadcast the link is for.
+pub(super) const ID_HEADER: &str = "x-ghost-live-broadcast";
 /// Address of the feed for leaves.
 pub(super) const FEED: &str = "feed";
 /// Address of the question whether the broadcast can go on.
@@ -56,8 +60,8 @@ pub(super) mod feed {
 const SNAPSHOT_KEY: &str = "snapshot";
 /// How often the object looks after itself, milliseconds: is the link alive, is it too late?
 const ALARM_MS: i64 = 10_000;
-/// A link that says nothing for so long is taken for gone, milliseconds: five heartbeats.
-const SILENT_MS: i64 = 10_000;
+/// A link that says nothing for so long is taken for gone, milliseconds: seven heartbeats.
+const SILENT_MS: i64 = 15_000;
 /// Messages that wait while one is applied; beyond, the link is refused, and media-core sends them again.
 const MAX_INBOX: usize = 4_096;
 
@@ -187,11 +191,21 @@ impl BroadcastObject {
                 .close(Some(4000), Some("replaced by a newer link"))
                 .ok();
         }
-        self.state.accept_websocket_with_tags(&server, &[LINK]);
+        let id = request.headers().get(ID_HEADER)?.unwrap_or_default();
+        self.state.accept_websocket_with_tags(&server, &[LINK, &id]);
         let mut live = self.object.live.borrow_mut();
         self.object.heard_unix_ms.set(now_unix_ms());
         match live.as_mut() {
-            Some(live) if live.ended().is_some() => refuse(&server, "the broadcast has ended")?,
+            Some(live) if live.ended().is_some() => {
+                // What was applied is applied: a box that only wants its last acknowledgement gets it with the welcome.
+                send(
+                    &server,
+                    &ToCore::Welcome {
+                        seq: live.stored_seq(),
+                    },
+                )?;
+                server.close(Some(1000), Some("the broadcast has ended"))?;
+            }
             Some(live) => {
                 live.link_connected();
                 send(
@@ -240,14 +254,18 @@ impl BroadcastObject {
         let answer = OpenAnswer {
             resume: question(&self.object.live.borrow()),
         };
-        json(None, StatusCode::OK, Caching::Never, &answer)
+        let is_lost = (self.object.live.borrow().as_ref()).is_some_and(|live| !live.is_linked());
+        if answer.resume.is_none() && is_lost {
+            self.end(CloseReason::Lost).await?;
+        }
+        answer::json(None, StatusCode::OK, Caching::Never, &answer)
     }
 
     async fn supersede(&self) -> Result<Response> {
         for link in self.state.get_websockets_with_tag(LINK) {
             refuse(&link, "the stream has a newer broadcast")?;
         }
-        self.end(CloseReason::Lost).await?;
+        self.end(CloseReason::Stopped).await?;
         Response::empty()
     }
 
@@ -263,15 +281,14 @@ impl BroadcastObject {
     }
 
     async fn ended(&self, applied: Option<Applied>, reason: CloseReason) -> Result<()> {
-        let Some(applied) = applied.filter(|applied| applied.store) else {
+        if !applied.is_some_and(|applied| applied.store) {
             return Ok(());
-        };
+        }
         self.tell_leaves(&format!(
             "{}{}",
             feed::ENDED,
             serde_json::to_string(&reason)?
         ));
-        debug_assert!(applied.store);
         self.object.store().await?;
         self.object.say_closed().await
     }
@@ -306,38 +323,41 @@ impl BroadcastObject {
             self.object.store().await?;
         }
         let now = now_unix_ms();
+        if self.object.live.borrow().is_none() {
+            return match numbered.seq {
+                // A heartbeat may overtake the first message.
+                0 => Ok(Ok(())),
+                _ => self.begin(link, &numbered, now).await,
+            };
+        }
         let (applied, is_new) = {
             let mut slot = self.object.live.borrow_mut();
-            match slot.as_mut() {
-                Some(live) => {
-                    let before = live.seq();
-                    match live.apply(&numbered, now) {
-                        // A heartbeat keeps the leaves' clocks; what is applied already is not theirs to hear again.
-                        Ok(applied) => (applied, numbered.seq == 0 || live.seq() > before),
-                        Err(error) => return Ok(Err(error.to_string())),
-                    }
-                }
-                None if numbered.seq == 0 => return Ok(Ok(())),
-                None => match Broadcast::begin(&numbered, now) {
-                    Ok((live, applied)) => {
-                        *slot = Some(live);
-                        (applied, true)
-                    }
-                    Err(error) => return Ok(Err(error.to_string())),
-                },
+            let Some(live) = slot.as_mut() else {
+                return Ok(Ok(()));
+            };
+            let before = live.seq();
+            match live.apply(&numbered, now) {
+                // A heartbeat keeps the leaves' clocks; what is applied already is not theirs to hear again.
+                Ok(applied) => (applied, numbered.seq == 0 || live.seq() > before),
+                Err(error) => return Ok(Err(error.to_string())),
             }
         };
+        if numbered.seq == 0 {
+            // A sign of life, so that a box with nothing new to be acknowledged knows that its link stands.
+            let seq = self
+                .object
+                .live
+                .borrow()
+                .as_ref()
+                .map_or(0, Broadcast::stored_seq);
+            send(link, &ToCore::Ack { seq }).ok();
+        }
         // First whom it wakes, then the storage.
         if is_new {
             self.tell_leaves(&format!("{}{text}", feed::MESSAGE));
         }
         if applied.store {
-            let (object, link) = (Rc::clone(&self.object), link.clone());
-            self.state.wait_until(async move {
-                if let Err(error) = object.store_behind(&link).await {
-                    worker::console_error!("a snapshot could not be stored: {error}");
-                }
-            });
+            self.store_behind(link);
         }
         let playable = (self.object.live.borrow().as_ref()).is_some_and(Broadcast::is_playable);
         if playable && !self.object.said_playable.replace(true) {
@@ -351,6 +371,47 @@ impl BroadcastObject {
             });
         }
         Ok(Ok(()))
+    }
+
+    /// The first message: the broadcast is its stream's from now on. The inner error is a sentence for the box's operator.
+    async fn begin(
+        &self,
+        link: &WebSocket,
+        first: &Numbered,
+        now: i64,
+    ) -> Result<std::result::Result<(), String>> {
+        let live = match Broadcast::begin(first, now) {
+            Ok((live, _)) => live,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        if !self
+            .state
+            .get_tags(link)
+            .iter()
+            .any(|tag| tag == live.id().as_str())
+        {
+            return Ok(Err("the first message is another broadcast's".to_owned()));
+        }
+        let opened = Open {
+            stream: live.stream().clone(),
+            broadcast: live.id().clone(),
+        };
+        if !stream::begun(&self.object.env, &opened).await? {
+            return Ok(Err(Refusal::NoStream(opened.stream).to_string()));
+        }
+        self.object.live.replace(Some(live));
+        self.store_behind(link);
+        Ok(Ok(()))
+    }
+
+    /// Stores the snapshot while the object goes on.
+    fn store_behind(&self, link: &WebSocket) {
+        let (object, link) = (Rc::clone(&self.object), link.clone());
+        self.state.wait_until(async move {
+            if let Err(error) = object.store_behind(&link).await {
+                worker::console_error!("a snapshot could not be stored: {error}");
+            }
+        });
     }
 
     /// The link is gone, unless another has taken its place.
@@ -472,10 +533,7 @@ impl Object {
     async fn say_playable(&self) -> Result<()> {
         let (id, since, tracks) = match self.live.borrow().as_ref() {
             Some(live) => {
-                let tracks = live.tracks().iter().map(|track| {
-                    let config = track.config();
-                    json!({ "name": config.name, "codecs": config.codecs, "kind": config.kind, "bps": config.nominal_bps })
-                });
+                let tracks = live.tracks().iter().map(summary);
                 (
                     live.id().clone(),
                     live.since_unix_ms(),
@@ -504,6 +562,30 @@ impl Object {
             None => Ok(()),
         }
     }
+}
+
+/// What the API says of a track.
+fn summary(track: &LiveTrack) -> Value {
+    let config = track.config();
+    let mut summary = json!({
+        "name": config.name,
+        "codecs": config.codecs,
+        "bandwidth": bandwidth(track).0,
+        "kind": if track.is_video() { "video" } else { "audio" },
+    });
+    if let TrackKind::Video {
+        width,
+        height,
+        frame_rate,
+    } = config.kind
+    {
+        summary["width"] = width.into();
+        summary["height"] = height.into();
+        if let Some((num, den)) = frame_rate {
+            summary["frame_rate"] = (f64::from(num) / f64::from(den)).into();
+        }
+    }
+    summary
 }
 
 fn send(link: &WebSocket, message: &ToCore) -> Result<()> {

@@ -64,11 +64,8 @@ struct Newest {
 
 impl KnownStream {
     /// The broadcast that a viewer who comes now should get: the running one, else the last one, which has its end.
-    pub(super) fn current(&self) -> Option<&BroadcastId> {
-        self.newest
-            .as_ref()
-            .filter(|newest| !newest.closed)
-            .map(|newest| &newest.id)
+    pub(super) fn newest(&self) -> Option<&BroadcastId> {
+        self.newest.as_ref().map(|newest| &newest.id)
     }
 
     /// What the API says.
@@ -79,7 +76,6 @@ impl KnownStream {
             "live": live.is_some(),
             "since": live.map(|live| crate::playlist::iso8601(live.since_unix_ms)),
             "viewers": if live.is_some() { self.viewers } else { 0 },
-            "broadcast": live.map(|live| &live.id),
             "tracks": live.map_or(Value::Array(Vec::new()), |live| live.tracks.clone()),
         })
     }
@@ -401,8 +397,30 @@ async fn studio_entry(
     Ok(entry.filter(|entry| entry.opens_studio(authorization.as_deref())))
 }
 
-fn studio_answer(route: &Route, entry: &StreamEntry) -> Result<Response> {
-    let body = json!({ "stream": entry.name, "key": entry.key });
+/// What the studio page shows. Where the ingest is, the configuration says; what the encoder is, only the box would know.
+async fn studio_answer(route: &Route, entry: &StreamEntry, env: &Env) -> Result<Response> {
+    let known = read(env).await?;
+    let mut body = known
+        .streams
+        .get(&entry.name)
+        .map(|stream| stream.status(&entry.name))
+        .unwrap_or_else(|| json!({}));
+    if let Some(body) = body.as_object_mut() {
+        let servers = env
+            .var(binding::INGEST_SERVERS)
+            .map(|servers| servers.to_string())
+            .unwrap_or_default();
+        let servers: Vec<_> = servers
+            .split_whitespace()
+            .map(|url| json!({ "url": url, "note": null }))
+            .collect();
+        body.remove("name");
+        body.insert("stream".to_owned(), json!(entry.name));
+        body.insert("servers".to_owned(), json!(servers));
+        body.insert("key".to_owned(), json!(entry.key));
+        body.insert("encoder".to_owned(), Value::Null);
+        body.insert("warnings".to_owned(), json!([]));
+    }
     answer::json(Some(route), StatusCode::OK, Caching::Never, &body)
 }
 
@@ -414,7 +432,7 @@ pub(super) async fn studio(
     env: &Env,
 ) -> Result<Response> {
     match studio_entry(name, request, env).await? {
-        Some(entry) => studio_answer(route, &entry),
+        Some(entry) => studio_answer(route, &entry, env).await,
         None => problem(Some(route), &Problem::unauthorized()),
     }
 }
@@ -431,5 +449,5 @@ pub(super) async fn rotate_key(
     };
     entry.rotate_key(random()?);
     store(env, &entry).await?;
-    studio_answer(route, &entry)
+    studio_answer(route, &entry, env).await
 }

@@ -435,14 +435,14 @@ fn media(
     match head.verdict(directives) {
         Verdict::Wait => Ok(Step::Wait(track)),
         Verdict::Absurd => {
-            let detail = "The playlist is not that far: no player that has read it asks for this.";
+            let detail = "the playlist is nowhere near that segment or part";
             Ok(Step::Answer(problem(
                 Some(route),
                 &Problem::directive(detail),
             )?))
         }
         Verdict::Ready => {
-            let caching = if head.is_at_the_end(directives) {
+            let caching = if head.is_at_the_end(directives) && !head.ended {
                 Caching::Blocked
             } else {
                 Caching::Live

@@ -68,14 +68,26 @@ pub(super) async fn get(
     env: &Env,
     context: &Context,
 ) -> Result<Response> {
+    // The tag in the key names the bytes, so it is the validator too.
+    let etag = format!("\"{}\"", key.tag);
+    let given = |name: &str| request.headers().get(name);
+    if given("if-none-match")?.is_some_and(|tags| names(&tags, &etag)) {
+        let response = answer(
+            Some(route),
+            StatusCode::NOT_MODIFIED,
+            Caching::Immutable,
+            None,
+            Vec::new(),
+        )?;
+        response.headers().set("etag", &etag)?;
+        return Ok(response);
+    }
+    let unchanged = given("if-range")?.is_none_or(|tags| names(&tags, &etag));
+    let range = given("range")?.filter(|range| unchanged && single_range(range).is_some());
     let cache_url = format!(
         "{}/media/{key}",
         request.url()?.origin().ascii_serialization()
     );
-    let range = request
-        .headers()
-        .get("range")?
-        .filter(|range| single_range(range).is_some());
     if let Some(cached) = cached(&cache_url, range.as_deref()).await? {
         return Ok(cached);
     }
@@ -93,7 +105,16 @@ pub(super) async fn get(
         return problem(Some(route), &Problem::range());
     }
     let response = answer::with_headers(Some(route), Caching::Immutable, found)?;
+    response.headers().set("etag", &etag)?;
     keep(response, cache_url, context)
+}
+
+/// Whether a list of entity tags names this one, compared weakly.
+fn names(tags: &str, etag: &str) -> bool {
+    tags.trim() == "*"
+        || tags
+            .split(',')
+            .any(|tag| tag.trim().trim_start_matches("W/") == etag)
 }
 
 /// What the cache has; with a range, those bytes of it.

@@ -23,6 +23,7 @@ use super::{
 };
 use crate::{
     audience::{Audience, Beacon, MAX_BEACON_BYTES},
+    directory::Refusal,
     routes::{Caching, Problem, Route},
 };
 
@@ -38,11 +39,22 @@ pub(super) async fn open(route: &Route, mut request: Request, env: &Env) -> Resu
         Err(found) => return problem(Some(route), &found),
     };
     if !directory::read(env).await?.has_stream(&asked.stream) {
-        return problem(Some(route), &Problem::no_stream());
+        let refusal = Refusal::NoStream(asked.stream);
+        return problem(Some(route), &Problem::refused(refusal.to_string()));
     }
     let body = serde_json::to_string(&asked)?;
     let given = question(env, &asked.stream, "open", body).await?;
     super::answer::with_headers(Some(route), Caching::Never, given)
+}
+
+/// A broadcast begins: from now on it is its stream's, and the one before is over. False when there is no such stream.
+pub(super) async fn begun(env: &Env, opened: &Open) -> Result<bool> {
+    let given = question(env, &opened.stream, "begun", serde_json::to_string(opened)?).await?;
+    match given.status_code() {
+        204 => Ok(true),
+        404 => Ok(false),
+        status => Err(format!("the stream's object answered with {status}").into()),
+    }
 }
 
 /// `POST /api/streams/{stream}/beacon`.
@@ -134,13 +146,26 @@ impl DurableObject for StreamObject {
         };
         match request.path().as_str() {
             "/open" => {
-                let asked: Open = request.json().await?;
                 let (env, storage) = (self.viewers.env.clone(), self.state.storage());
+                let resume = async move { Ok(resume(&env, &storage).await) };
                 // One publisher at a time: the answer depends on what the one before was told.
-                let decided = self.state.block_concurrency_while(async move {
-                    Ok(decide(&env, &storage, &asked).await)
-                });
-                json(None, StatusCode::OK, Caching::Never, &decided.await??)
+                let answer = self.state.block_concurrency_while(resume).await??;
+                json(None, StatusCode::OK, Caching::Never, &answer)
+            }
+            "/begun" => {
+                let opened: Open = request.json().await?;
+                let (env, storage) = (self.viewers.env.clone(), self.state.storage());
+                let begin = async move { Ok(begin(&env, &storage, &opened).await) };
+                match self.state.block_concurrency_while(begin).await?? {
+                    true => answer(
+                        None,
+                        StatusCode::NO_CONTENT,
+                        Caching::Never,
+                        None,
+                        Vec::new(),
+                    ),
+                    false => problem(None, &Problem::no_stream()),
+                }
             }
             "/beacon" => {
                 let beacon: Beacon = request.json().await?;
@@ -190,27 +215,43 @@ impl StreamObject {
     }
 }
 
-/// Which broadcast is it? The one that goes on, or a new one.
-async fn decide(env: &Env, storage: &Storage, asked: &Open) -> Result<OpenAnswer> {
+/// The broadcast that the stream had last.
+async fn current(storage: &Storage) -> Result<Option<BroadcastId>> {
     let current: Option<String> = storage.get(CURRENT_KEY).await?;
-    let current = current.and_then(|id| id.parse::<BroadcastId>().ok());
-    if let Some(current) = current.filter(|current| *current != asked.broadcast) {
+    Ok(current.and_then(|id| id.parse().ok()))
+}
+
+/// Does the stream's last broadcast go on?
+async fn resume(env: &Env, storage: &Storage) -> Result<OpenAnswer> {
+    let Some(current) = current(storage).await? else {
+        return Ok(OpenAnswer { resume: None });
+    };
+    let object = env
+        .durable_object(binding::BROADCAST)?
+        .get_by_name(current.as_str())?;
+    let mut answer = object
+        .fetch_with_str(&format!("https://broadcast/{RESUME}"))
+        .await?;
+    answer.json().await
+}
+
+/// A broadcast begins, and the one before it ends. False when there is no such stream.
+async fn begin(env: &Env, storage: &Storage, opened: &Open) -> Result<bool> {
+    if !directory::read(env).await?.has_stream(&opened.stream) {
+        return Ok(false);
+    }
+    if let Some(before) = current(storage)
+        .await?
+        .filter(|before| *before != opened.broadcast)
+    {
         let object = env
             .durable_object(binding::BROADCAST)?
-            .get_by_name(current.as_str())?;
-        let answer: OpenAnswer = object
-            .fetch_with_str(&format!("https://broadcast/{RESUME}"))
-            .await?
-            .json()
-            .await?;
-        if answer.resume.is_some() {
-            return Ok(answer);
-        }
+            .get_by_name(before.as_str())?;
         object
             .fetch_with_str(&format!("https://broadcast/{SUPERSEDE}"))
             .await?;
     }
-    directory::broadcast_opened(env, &asked.stream, &asked.broadcast).await?;
-    storage.put(CURRENT_KEY, asked.broadcast.as_str()).await?;
-    Ok(OpenAnswer { resume: None })
+    directory::broadcast_opened(env, &opened.stream, &opened.broadcast).await?;
+    storage.put(CURRENT_KEY, opened.broadcast.as_str()).await?;
+    Ok(true)
 }
