@@ -216,8 +216,12 @@ export class Broadcast {
       return `<AdaptationSet contentType="${kind}" mimeType="${kind}/mp4" segmentAlignment="true" startWithSAP="1">${template}${representations}</AdaptationSet>`;
     };
     const now = new Date().toISOString();
+    const endS = Math.max(...[...this.tracks.values()].map((track) => track.endS));
+    const kind = this.ended
+      ? `type="static" mediaPresentationDuration="PT${endS.toFixed(3)}S"`
+      : `type="dynamic" availabilityStartTime="${new Date(this.anchorMs).toISOString()}" minimumUpdatePeriod="PT2S" timeShiftBufferDepth="PT28S" suggestedPresentationDelay="PT2S"`;
     return `<?xml version="1.0" encoding="UTF-8"?>
-<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="dynamic" profiles="urn:mpeg:dash:profile:isoff-live:2011" availabilityStartTime="${new Date(this.anchorMs).toISOString()}" publishTime="${now}" minimumUpdatePeriod="PT2S" timeShiftBufferDepth="PT28S" suggestedPresentationDelay="PT2S" maxSegmentDuration="PT4S" minBufferTime="PT1S">
+<MPD xmlns="urn:mpeg:dash:schema:mpd:2011" ${kind} profiles="urn:mpeg:dash:profile:isoff-live:2011" publishTime="${now}" maxSegmentDuration="PT4S" minBufferTime="PT1S">
 <ServiceDescription id="0"><Latency target="2000" referenceId="0"/></ServiceDescription>
 <Period id="0" start="PT0S">${set('video')}${set('audio')}</Period>
 <UTCTiming schemeIdUri="urn:mpeg:dash:utc:direct:2014" value="${now}"/>

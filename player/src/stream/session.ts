@@ -5,7 +5,7 @@
 import { open, prepare, type Protocol } from '../playback/choose.js';
 import { ServerClock } from '../playback/clock.js';
 import { DelayController } from '../playback/delay.js';
-import type { Rendition, Transport, TransportKind } from '../playback/transport.js';
+import type { Rendition, Timing, Transport, TransportKind } from '../playback/transport.js';
 import { ApiError, type Api, type Stream } from './api.js';
 import { BEACON_MS, sendBeacon } from './beacon.js';
 import { Lifecycle, type Action, type Phase, type Report, type Signal } from './lifecycle.js';
@@ -166,7 +166,7 @@ export class Session {
   }
 
   get stats(): Stats {
-    const timing = this.#transport?.timing() ?? null;
+    const timing = this.#timing();
     const quality = this.#video.getVideoPlaybackQuality?.();
     const serverMs = this.#clock.at(performance.now());
     const stamped = timing && timing.mediaUnixMs !== null && serverMs !== null;
@@ -201,14 +201,14 @@ export class Session {
 
   jumpToLive(): void {
     this.#following = true;
-    const timing = this.#transport?.timing();
+    const timing = this.#timing();
     if (timing) this.#jump(timing.distanceS - this.#targetS(timing.targetS) - this.#delay.marginS);
     void this.play();
   }
 
   /** Moves the playhead, seconds; towards live at most. */
   seekBy(deltaS: number): void {
-    const timing = this.#transport?.timing();
+    const timing = this.#timing();
     if (!timing) return;
     const { seekable, currentTime } = this.#video;
     const startS = seekable.length ? seekable.start(0) : 0;
@@ -417,7 +417,7 @@ export class Session {
   #tick(): void {
     const now = nowS();
     const video = this.#video;
-    const timing = this.#transport?.timing() ?? null;
+    const timing = this.#timing();
     const action = this.#lifecycle.tick(now, timing?.edgeAgeS ?? null);
     if (action !== 'none') {
       this.#do(action);
@@ -442,6 +442,14 @@ export class Session {
     });
     if (command.jumpS > 0) this.#jump(command.jumpS);
     else if (video.playbackRate !== command.rate) video.playbackRate = command.rate;
+  }
+
+  #timing(): Timing | null {
+    const timing = this.#transport?.timing() ?? null;
+    // DASH's live edge is the wall clock itself, and our reading of the server's is better than one time stamp in a manifest.
+    const serverMs = this.#clock.at(performance.now());
+    if (this.#transport?.kind !== 'dash' || !timing || timing.mediaUnixMs === null || serverMs === null) return timing;
+    return { ...timing, distanceS: (serverMs - timing.mediaUnixMs) / 1000 };
   }
 
   #targetS(askedS: number): number {

@@ -123,6 +123,20 @@ describe('watching', () => {
     assert.deepEqual(complaints, []);
   });
 
+  it('goes on over DASH as well, and notices its end', async () => {
+    await server.start('demo');
+    const page = await open('/watch/demo?protocol=dash');
+    await frames(page, 60, 20_000);
+    server.die();
+    await page.waitForTimeout(4000);
+    server.revive();
+    await frames(page, 60, 40_000);
+    assert.equal((await stats(page)).transport, 'dash');
+    server.stop('demo');
+    await state(page, 'ended', 25_000);
+    assert.deepEqual(complaints, []);
+  });
+
   it('goes on behind a discontinuity when the encoder came back within the grace period', async () => {
     await server.start('demo');
     const page = await open('/watch/demo');
