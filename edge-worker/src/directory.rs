@@ -26,6 +26,9 @@ pub enum Refusal {
     /// No such stream.
     #[error("there is no stream {0}")]
     NoStream(StreamName),
+    /// The id of the stream's key is another stream's.
+    #[error("the key id of stream {0} belongs to another stream")]
+    KeyId(StreamName),
 }
 
 /// A stream.
@@ -168,6 +171,19 @@ impl Directory {
         }
     }
 
+    /// Makes or replaces a stream as somebody else has it.
+    ///
+    /// # Errors
+    /// [`Refusal::KeyId`] when its key could not be told from another stream's.
+    pub fn put(&mut self, entry: StreamEntry) -> Result<(), Refusal> {
+        let taken = |other: &StreamEntry| other.key_id == entry.key_id && other.name != entry.name;
+        if self.streams.values().any(taken) {
+            return Err(Refusal::KeyId(entry.name));
+        }
+        self.streams.insert(entry.name.clone(), entry);
+        Ok(())
+    }
+
     /// Gives a stream a new key.
     ///
     /// # Errors
@@ -263,6 +279,20 @@ mod tests {
         assert_eq!(directory.admit(&question(&old, None)), Err(Refusal::Key));
         assert!(directory.admit(&question(&new, None)).is_ok());
         assert!(directory.rotate_key(&name("nobody"), [9; 16]).is_err());
+    }
+
+    #[test]
+    fn a_stream_from_elsewhere_is_taken_over_unless_its_key_is_another_stream_s() {
+        let entry = |stream, id, random| {
+            StreamEntry::new(name(stream), id, [[random; 16], [2; 16]], 0).unwrap()
+        };
+        let mut directory = Directory::default();
+        directory.put(entry("live", "live", 1)).unwrap();
+        let newer = entry("live", "live", 5);
+        directory.put(newer.clone()).unwrap();
+        assert_eq!(directory.stream(&name("live")), Some(&newer));
+        let refused = directory.put(entry("demo", "live", 6));
+        assert_eq!(refused, Err(Refusal::KeyId(name("demo"))));
     }
 
     #[test]

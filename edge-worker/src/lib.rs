@@ -22,5 +22,7 @@ pub mod audience;
 mod cloudflare;
 pub mod directory;
 pub mod live;
+#[cfg(feature = "native")]
+pub mod native;
 pub mod playlist;
 pub mod routes;

@@ -27,6 +27,8 @@ use serde::{Deserialize, Serialize};
 mod head;
 mod rate;
 #[cfg(test)]
+pub(crate) mod source;
+#[cfg(test)]
 mod tests;
 
 pub use head::{Directives, Head, Verdict};

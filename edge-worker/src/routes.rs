@@ -128,6 +128,8 @@ pub enum Route {
     Put(ObjectKey),
     /// `PUT /internal/streams/{stream}`.
     PutStream(StreamName),
+    /// `DELETE /internal/media/{key}`.
+    Delete(ObjectKey),
     /// `OPTIONS` of any public address: a CORS preflight.
     Preflight,
 }
@@ -137,7 +139,12 @@ impl Route {
     pub fn is_internal(&self) -> bool {
         matches!(
             self,
-            Self::Admit | Self::Open | Self::Link(_) | Self::Put(_) | Self::PutStream(_)
+            Self::Admit
+                | Self::Open
+                | Self::Link(_)
+                | Self::Put(_)
+                | Self::Delete(_)
+                | Self::PutStream(_)
         )
     }
 
@@ -275,10 +282,14 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
     if method == Method::OPTIONS && !internal {
         return Ok(Route::Preflight);
     }
-    let route = find(path, query)?;
+    let mut route = find(path, query)?;
+    if let (Route::Put(key), &Method::DELETE) = (&route, method) {
+        route = Route::Delete(key.clone());
+    }
     let allowed: &'static str = match &route {
         Route::Beacon(_) | Route::RotateKey(_) | Route::Admit | Route::Open => "POST, OPTIONS",
-        Route::Put(_) | Route::PutStream(_) => "PUT",
+        Route::PutStream(_) => "PUT",
+        Route::Put(_) | Route::Delete(_) => "PUT, DELETE",
         _ => "GET, HEAD, OPTIONS",
     };
     let read = method == Method::HEAD && allowed.starts_with("GET");

@@ -1,0 +1,129 @@
+//! The native adapter: the edge inside `ghost-live up` and `ghost-live edge`.
+//!
+//! [`Edge`] holds the state and answers a box in the same process; [`router`] answers HTTP; [`serve`] runs connections over HTTP/1.1 and,
+//! with TLS, HTTP/2. What is decided lies outside this module; here are sockets, files, clocks and locks. No lock is held across an await.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `edge` | the broadcasts and streams there are; questions of a box; the studio |
+//! | `live` | one broadcast with those who wait for it, and its snapshots |
+//! | `link` | drives a broadcast link, over channels or a WebSocket |
+//! | `objects` | objects from the store, recent ones from memory, each fetched once |
+//! | `text` | a text with its compressed forms, each made once |
+//! | `http` | routes to answers |
+//! | `server` | connections: limits, timeouts, TLS, a clean end |
+//! | `files` | `directory.json` and snapshots, written atomically |
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+mod edge;
+mod files;
+mod http;
+mod link;
+mod live;
+mod objects;
+mod server;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use edge::{Edge, EdgeError, Studio, StudioNotes, TrackSummary};
+pub use files::{FileError, load_directory, save_directory};
+pub use http::router;
+pub use link::Link;
+pub use server::{Tls, serve};
+
+/// The native edge's settings. Every key has a default.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Folder of `directory.json` (mode 0600: it has the stream keys) and of the broadcasts' snapshots.
+    pub data: PathBuf,
+    /// Addresses for encoders, as the studio page shows them.
+    pub servers: Vec<Server>,
+    /// Secret that boxes in other processes prove, 32 characters or more; without one there are no `/internal/` addresses.
+    pub link_secret: Option<String>,
+    /// Memory for recent objects, bytes.
+    pub cache_bytes: usize,
+    /// Connections at one time; more wait in the listener's queue.
+    pub max_connections: usize,
+    /// A request's head must have come within this, and a kept connection is closed after it, seconds.
+    pub header_timeout_s: u64,
+    /// Delete from the store what belongs to a broadcast that is over: right when no other edge uses the same store.
+    pub sweep: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            data: PathBuf::from("data/edge"),
+            servers: Vec::new(),
+            link_secret: None,
+            cache_bytes: 256 << 20,
+            max_connections: 20_000,
+            header_timeout_s: 30,
+            sweep: true,
+        }
+    }
+}
+
+/// An address for encoders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Such as `rtmps://live.example.org:1936/live`.
+    pub url: String,
+    /// A word on when to use it.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// Where the pages come from: the bundle's files by path without a leading slash.
+pub type Assets = Arc<dyn Fn(&str) -> Option<Bytes> + Send + Sync>;
+
+/// Unix time that runs by a monotonic clock: read once at the start, so that a step of the wall clock moves nothing.
+#[derive(Debug, Clone, Copy)]
+struct Clock {
+    anchor_unix_ms: i64,
+    started: Instant,
+}
+
+impl Clock {
+    fn start() -> Self {
+        Self {
+            anchor_unix_ms: wall_unix_ms(),
+            started: Instant::now(),
+        }
+    }
+
+    fn now_unix_ms(&self) -> i64 {
+        let elapsed = i64::try_from(self.started.elapsed().as_millis()).unwrap_or(i64::MAX);
+        self.anchor_unix_ms.saturating_add(elapsed)
+    }
+}
+
+/// The wall clock: for what another machine's clock is compared with.
+fn wall_unix_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A lock whose holder panicked still guards sound state: every change is made whole by `live` before it is stored.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn random<const N: usize>() -> Result<[u8; N], EdgeError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| EdgeError::Random)?;
+    Ok(bytes)
+}

@@ -1,0 +1,670 @@
+//! The broadcasts and streams there are, and what a box, a viewer or a streamer asks of them.
+
+use std::{
+    collections::HashMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::{Duration, SystemTime},
+};
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use protocol::{
+    internal::{Admission, Admit, Open, OpenAnswer},
+    link::{CloseReason, Numbered, ToEdge, TrackKind},
+    link_auth::LinkSecret,
+    names::{BroadcastId, StreamName, TrackName},
+    object_key::ObjectKey,
+};
+use serde::Serialize;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    Assets, Clock, Config, Server,
+    files::{self, FileError},
+    live::Live,
+    lock,
+    objects::Objects,
+    random,
+    text::Text,
+};
+use crate::{
+    audience::{Audience, Beacon},
+    directory::{Directory, Refusal, StreamEntry},
+    live::Broadcast,
+    playlist::{iso8601, multivariant::bandwidth},
+};
+
+/// A broadcast's objects are left alone for so long after the last one was written, however unknown it is, milliseconds.
+const SWEEP_AFTER_MS: i64 = 10 * 60_000;
+/// How often the store is looked through for what nobody knows any more.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Why the edge could not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum EdgeError {
+    /// A file of the edge's folder.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Not admitted, or no such stream. The text is for a person.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The snapshot that a resumed broadcast needs was not stored in time.
+    #[error("the edge's disk is too slow to take the broadcast up again")]
+    Slow,
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
+    /// The link secret is too short.
+    #[error("link_secret has {0} characters: it needs 32 or more")]
+    Secret(usize),
+}
+
+/// What a box knows of its publisher, for the studio page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StudioNotes {
+    /// Name and version of the encoder.
+    pub encoder: Option<String>,
+    /// What to change in the encoder, sentences.
+    pub warnings: Vec<String>,
+}
+
+/// A track, as the API tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct TrackSummary {
+    /// Its name.
+    pub name: TrackName,
+    /// `video` or `audio`.
+    pub kind: &'static str,
+    /// Pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Pixels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// Frames a second.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub frame_rate: Option<f64>,
+    /// RFC 6381.
+    pub codecs: String,
+    /// Peak bit rate, bits a second.
+    pub bandwidth: u64,
+}
+
+/// A stream, as the API tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(super) struct StreamSummary {
+    pub(super) name: StreamName,
+    pub(super) live: bool,
+    pub(super) since: Option<String>,
+    pub(super) viewers: usize,
+    pub(super) tracks: Vec<TrackSummary>,
+}
+
+/// What the studio page shows.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Studio {
+    /// The stream.
+    pub stream: StreamName,
+    /// Whether it can be watched now.
+    pub live: bool,
+    /// Since when, ISO 8601.
+    pub since: Option<String>,
+    /// How many watch.
+    pub viewers: usize,
+    /// Addresses for the encoder.
+    pub servers: Vec<Server>,
+    /// The stream key.
+    pub key: String,
+    /// The tracks that are live.
+    pub tracks: Vec<TrackSummary>,
+    /// Name and version of the encoder.
+    pub encoder: Option<String>,
+    /// What to change in the encoder.
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Default)]
+struct Broadcasts {
+    by_id: HashMap<BroadcastId, Arc<Live>>,
+    /// The latest of each stream.
+    current: HashMap<StreamName, BroadcastId>,
+}
+
+struct Streams {
+    directory: Directory,
+    /// The file as it was when it was read or written last.
+    stamp: Option<(SystemTime, u64)>,
+}
+
+struct Inner {
+    config: Config,
+    clock: Clock,
+    secret: Option<LinkSecret>,
+    streams: Mutex<Streams>,
+    broadcasts: Mutex<Broadcasts>,
+    audience: Mutex<HashMap<StreamName, Audience>>,
+    notes: Mutex<HashMap<StreamName, StudioNotes>>,
+    objects: Objects,
+    assets: Assets,
+    /// The bundle's files with their compressed forms.
+    texts: Mutex<HashMap<String, Arc<Text>>>,
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// The edge: a handle that is cheap to clone.
+#[derive(Clone)]
+pub struct Edge(Arc<Inner>);
+
+impl std::fmt::Debug for Edge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Edge")
+            .field("data", &self.0.config.data)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Edge {
+    /// Starts the edge: reads the directory and the snapshots of broadcasts that may be taken up again. Call it within a Tokio runtime,
+    /// and keep [`Edge::run`] running.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when the folder cannot be used or the link secret is too short.
+    pub fn start(
+        config: Config,
+        store: Arc<dyn ObjectStore>,
+        assets: Assets,
+    ) -> Result<Self, EdgeError> {
+        if let Some(secret) = config.link_secret.as_ref().filter(|s| s.len() < 32) {
+            return Err(EdgeError::Secret(secret.len()));
+        }
+        files::make_folder(&config.data)?;
+        let directory = files::load_directory(&config.data)?;
+        let edge = Self(Arc::new(Inner {
+            clock: Clock::start(),
+            secret: config
+                .link_secret
+                .as_ref()
+                .map(|s| LinkSecret::new(s.as_bytes())),
+            streams: Mutex::new(Streams {
+                directory,
+                stamp: files::stamp(&files::directory_path(&config.data)),
+            }),
+            broadcasts: Mutex::default(),
+            audience: Mutex::default(),
+            notes: Mutex::default(),
+            objects: Objects::new(store, config.cache_bytes),
+            assets,
+            texts: Mutex::default(),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            config,
+        }));
+        edge.restore()?;
+        Ok(edge)
+    }
+
+    fn restore(&self) -> Result<(), EdgeError> {
+        let mut found = Vec::new();
+        for (path, bytes) in files::load_snapshots(&self.0.config.data)? {
+            match Broadcast::restore(&bytes, self.now_unix_ms()) {
+                Ok(broadcast) => found.push(broadcast),
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "a broadcast's snapshot is unreadable: it is left aside");
+                }
+            }
+        }
+        // The latest of a stream comes last and stays its current one.
+        found.sort_by_key(Broadcast::since_unix_ms);
+        for broadcast in found {
+            self.take_up(broadcast);
+        }
+        Ok(())
+    }
+
+    fn take_up(&self, broadcast: Broadcast) -> Arc<Live> {
+        let (live, writer) = Live::new(broadcast, self.0.config.data.clone());
+        self.0.tasks.spawn(writer);
+        let mut broadcasts = lock(&self.0.broadcasts);
+        broadcasts
+            .current
+            .insert(live.stream.clone(), live.id.clone());
+        broadcasts.by_id.insert(live.id.clone(), live.clone());
+        live
+    }
+
+    /// Runs what is to be done from time to time, until `shutdown`; then lets those who wait go, and finishes what is being written.
+    pub async fn run(&self, shutdown: CancellationToken) {
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => self.tick(),
+                _ = sweep.tick() => {
+                    let edge = self.clone();
+                    self.0.tasks.spawn(async move { edge.sweep().await });
+                }
+                () = shutdown.cancelled() => break,
+            }
+        }
+        self.close().await;
+    }
+
+    fn tick(&self) {
+        let now = self.now_unix_ms();
+        for live in self.broadcasts() {
+            if !live.tick(now) {
+                continue;
+            }
+            let mut broadcasts = lock(&self.0.broadcasts);
+            broadcasts.by_id.remove(&live.id);
+            if broadcasts.current.get(&live.stream) == Some(&live.id) {
+                broadcasts.current.remove(&live.stream);
+            }
+            drop(broadcasts);
+            files::remove(&files::snapshot_path(&self.0.config.data, &live.id));
+            if self.0.config.sweep {
+                let edge = self.clone();
+                self.0.tasks.spawn(async move {
+                    let swept = edge
+                        .0
+                        .objects
+                        .sweep(&live.stream, live.id.as_str(), i64::MAX)
+                        .await;
+                    log_sweep(&live.stream, live.id.as_str(), swept);
+                });
+            }
+        }
+    }
+
+    /// Deletes from the store what belongs to broadcasts that nobody knows: left behind by a crash.
+    async fn sweep(&self) {
+        if !self.0.config.sweep {
+            return;
+        }
+        let names: Vec<StreamName> = (lock(&self.0.streams).directory.streams())
+            .map(|s| s.name.clone())
+            .collect();
+        for stream in names {
+            let Ok(folders) = self.0.objects.broadcasts(&stream).await else {
+                continue;
+            };
+            for folder in folders {
+                let known = folder
+                    .parse()
+                    .is_ok_and(|id: BroadcastId| self.live(&id).is_some());
+                if known || folder.parse::<BroadcastId>().is_err() {
+                    continue;
+                }
+                let before = super::wall_unix_ms().saturating_sub(SWEEP_AFTER_MS);
+                let swept = self.0.objects.sweep(&stream, &folder, before).await;
+                log_sweep(&stream, &folder, swept);
+            }
+        }
+    }
+
+    /// Lets everybody who waits go, and finishes what is being written.
+    async fn close(&self) {
+        self.0.closing.cancel();
+        let all: Vec<Arc<Live>> = {
+            let mut broadcasts = lock(&self.0.broadcasts);
+            broadcasts.current.clear();
+            broadcasts.by_id.drain().map(|(_, live)| live).collect()
+        };
+        for live in all {
+            live.close();
+            if !live.durable(Duration::from_secs(5)).await {
+                tracing::warn!(broadcast = %live.id, "the edge ends before a broadcast's last snapshot is stored");
+            }
+        }
+        self.0.tasks.close();
+        let _ = tokio::time::timeout(Duration::from_secs(5), self.0.tasks.wait()).await;
+    }
+
+    // ---- what a box asks
+
+    /// May this publisher publish, and as what?
+    ///
+    /// # Errors
+    /// [`EdgeError::Refused`] when not; the text is for the encoder's user.
+    pub fn admit(&self, question: &Admit) -> Result<Admission, EdgeError> {
+        self.reload();
+        Ok(lock(&self.0.streams).directory.admit(question)?)
+    }
+
+    /// Which broadcast is it: a new one, or one that goes on?
+    ///
+    /// # Errors
+    /// [`EdgeError`] when there is no such stream, or the state could not be stored.
+    pub async fn open(&self, question: &Open) -> Result<OpenAnswer, EdgeError> {
+        self.reload();
+        if lock(&self.0.streams)
+            .directory
+            .stream(&question.stream)
+            .is_none()
+        {
+            return Err(Refusal::NoStream(question.stream.clone()).into());
+        }
+        let Some(live) = self.current(&question.stream) else {
+            return Ok(OpenAnswer { resume: None });
+        };
+        let now = self.now_unix_ms();
+        let resume = live.resume(now);
+        match resume {
+            Some(resume) => {
+                // What is given out as known must be known after a crash too.
+                live.store();
+                if !live.durable(Duration::from_secs(5)).await {
+                    return Err(EdgeError::Slow);
+                }
+                Ok(OpenAnswer {
+                    resume: Some(resume),
+                })
+            }
+            None => {
+                if !live.with(Broadcast::is_linked) {
+                    live.end(CloseReason::Lost, now);
+                }
+                Ok(OpenAnswer { resume: None })
+            }
+        }
+    }
+
+    /// An object that was just put into the store, so that the first viewer finds it in memory.
+    pub fn warm(&self, key: &ObjectKey, bytes: Bytes) {
+        self.0.objects.warm(key, bytes);
+    }
+
+    /// What a box knows of the publisher of a stream, for its studio page.
+    pub fn set_studio_notes(&self, stream: &StreamName, notes: StudioNotes) {
+        if self.stream(stream).is_some() {
+            lock(&self.0.notes).insert(stream.clone(), notes);
+        }
+    }
+
+    // ---- streams
+
+    /// The stream of that name; made with a new key where there is none.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when it cannot be kept.
+    pub fn ensure_stream(&self, name: &StreamName) -> Result<StreamEntry, EdgeError> {
+        self.reload();
+        let bytes = [random()?, random()?, random()?];
+        let mut streams = lock(&self.0.streams);
+        let (entry, made) = streams.directory.ensure(name, bytes, self.now_unix_ms());
+        let entry = entry.clone();
+        if made {
+            self.save(&mut streams)?;
+        }
+        Ok(entry)
+    }
+
+    /// Gives a stream a new key. A broadcast that is live goes on; the old key opens no new one.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when there is no such stream, or the key cannot be kept.
+    pub fn rotate_key(&self, name: &StreamName) -> Result<StreamEntry, EdgeError> {
+        self.reload();
+        let bytes = random()?;
+        let mut streams = lock(&self.0.streams);
+        let before = streams.directory.clone();
+        let entry = streams.directory.rotate_key(name, bytes)?.clone();
+        if let Err(error) = self.save(&mut streams) {
+            streams.directory = before;
+            return Err(error);
+        }
+        Ok(entry)
+    }
+
+    /// Makes or replaces a stream as a box has it.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when its key could not be told from another stream's, or it cannot be kept.
+    pub fn put_stream(&self, entry: StreamEntry) -> Result<(), EdgeError> {
+        self.reload();
+        let mut streams = lock(&self.0.streams);
+        if streams.directory.stream(&entry.name) == Some(&entry) {
+            return Ok(());
+        }
+        let before = streams.directory.clone();
+        streams.directory.put(entry)?;
+        self.save(&mut streams)
+            .inspect_err(|_| streams.directory = before)
+    }
+
+    fn save(&self, streams: &mut Streams) -> Result<(), EdgeError> {
+        files::save_directory(&self.0.config.data, &streams.directory)?;
+        streams.stamp = files::stamp(&files::directory_path(&self.0.config.data));
+        Ok(())
+    }
+
+    /// Another process (`ghost-live key rotate`) may have written the directory.
+    fn reload(&self) {
+        let mut streams = lock(&self.0.streams);
+        let stamp = files::stamp(&files::directory_path(&self.0.config.data));
+        if stamp == streams.stamp {
+            return;
+        }
+        match files::load_directory(&self.0.config.data) {
+            Ok(directory) => {
+                streams.directory = directory;
+                streams.stamp = stamp;
+            }
+            Err(error) => {
+                tracing::error!(%error, "the directory changed and cannot be read: the one before stays in force")
+            }
+        }
+    }
+
+    /// The stream of that name.
+    pub fn stream(&self, name: &StreamName) -> Option<StreamEntry> {
+        lock(&self.0.streams).directory.stream(name).cloned()
+    }
+
+    pub(super) fn knows(&self, name: &StreamName) -> bool {
+        lock(&self.0.streams).directory.stream(name).is_some()
+    }
+
+    /// The studio of a stream, whoever asks: check the secret first ([`StreamEntry::opens_studio`]).
+    pub fn studio(&self, name: &StreamName) -> Option<Studio> {
+        self.reload();
+        let entry = self.stream(name)?;
+        let summary = self.summary(name);
+        let notes = lock(&self.0.notes)
+            .get(name)
+            .cloned()
+            .filter(|_| summary.live)
+            .unwrap_or_default();
+        Some(Studio {
+            stream: summary.name,
+            live: summary.live,
+            since: summary.since,
+            viewers: summary.viewers,
+            servers: self.0.config.servers.clone(),
+            key: entry.key,
+            tracks: summary.tracks,
+            encoder: notes.encoder,
+            warnings: notes.warnings,
+        })
+    }
+
+    pub(super) fn summaries(&self) -> Vec<StreamSummary> {
+        let names: Vec<StreamName> = (lock(&self.0.streams).directory.streams())
+            .map(|s| s.name.clone())
+            .collect();
+        names.iter().map(|name| self.summary(name)).collect()
+    }
+
+    pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {
+        let now = self.now_unix_ms();
+        let viewers = lock(&self.0.audience)
+            .get_mut(name)
+            .map_or(0, |a| a.count(now));
+        let live = self
+            .current(name)
+            .filter(|live| live.with(|b| b.is_playable() && b.ended().is_none()));
+        StreamSummary {
+            name: name.clone(),
+            live: live.is_some(),
+            since: live
+                .as_ref()
+                .map(|live| iso8601(live.with(Broadcast::since_unix_ms))),
+            viewers,
+            tracks: live.map(|live| live.with(tracks)).unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn beacon(&self, stream: &StreamName, beacon: &Beacon) {
+        let now = self.now_unix_ms();
+        lock(&self.0.audience)
+            .entry(stream.clone())
+            .or_default()
+            .beacon(beacon, now);
+    }
+
+    // ---- broadcasts
+
+    pub(super) fn live(&self, id: &BroadcastId) -> Option<Arc<Live>> {
+        lock(&self.0.broadcasts).by_id.get(id).cloned()
+    }
+
+    pub(super) fn current(&self, stream: &StreamName) -> Option<Arc<Live>> {
+        let broadcasts = lock(&self.0.broadcasts);
+        broadcasts
+            .by_id
+            .get(broadcasts.current.get(stream)?)
+            .cloned()
+    }
+
+    pub(super) fn is_current(&self, live: &Live) -> bool {
+        lock(&self.0.broadcasts).current.get(&live.stream) == Some(&live.id)
+    }
+
+    fn broadcasts(&self) -> Vec<Arc<Live>> {
+        lock(&self.0.broadcasts).by_id.values().cloned().collect()
+    }
+
+    /// A broadcast begins with its first message; one before it of the same stream ends. The error is for the operator's log.
+    pub(super) fn begin_broadcast(
+        &self,
+        id: &BroadcastId,
+        first: &Numbered,
+    ) -> Result<Arc<Live>, String> {
+        let now = self.now_unix_ms();
+        let ToEdge::Opened(opened) = &first.message else {
+            return Err(format!(
+                "the edge does not know broadcast {id}, and it does not begin here"
+            ));
+        };
+        if opened.broadcast != *id {
+            return Err("the first message is another broadcast's".to_owned());
+        }
+        if !self.knows(&opened.stream) {
+            return Err(Refusal::NoStream(opened.stream.clone()).to_string());
+        }
+        let (broadcast, _) = Broadcast::begin(first, now).map_err(|e| e.to_string())?;
+        if let Some(before) = self.current(&opened.stream) {
+            before.end(CloseReason::Stopped, now);
+            before.refuse_link();
+        }
+        tracing::info!(stream = %opened.stream, broadcast = %id, "a broadcast begins");
+        let live = self.take_up(broadcast);
+        live.store();
+        Ok(live)
+    }
+
+    // ---- for the other modules
+
+    pub(super) fn objects(&self) -> &Objects {
+        &self.0.objects
+    }
+
+    pub(super) fn secret(&self) -> Option<&LinkSecret> {
+        self.0.secret.as_ref()
+    }
+
+    pub(super) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+
+    pub(super) fn closing(&self) -> &CancellationToken {
+        &self.0.closing
+    }
+
+    pub(super) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(super) fn now_unix_ms(&self) -> i64 {
+        self.0.clock.now_unix_ms()
+    }
+
+    /// The clock that the timelines run by: a box's, where one is live.
+    pub(super) fn timeline_unix_ms(&self) -> i64 {
+        let offset = (self.broadcasts().iter())
+            .filter_map(|live| live.with(|b| b.clock_offset_ms().filter(|_| b.is_linked())))
+            .next();
+        super::wall_unix_ms().saturating_add(offset.unwrap_or_default())
+    }
+
+    /// A file of the bundle.
+    pub(super) fn asset(&self, path: &str) -> Option<Arc<Text>> {
+        if let Some(text) = lock(&self.0.texts).get(path) {
+            return Some(text.clone());
+        }
+        // Only what the bundle has is kept, so this does not grow beyond it.
+        let text = Arc::new(Text::new((self.0.assets)(path)?));
+        lock(&self.0.texts).insert(path.to_owned(), text.clone());
+        Some(text)
+    }
+}
+
+impl Config {
+    /// Where a broadcast's snapshot lies: for whoever backs up or looks after a crash.
+    pub fn snapshot_path(&self, id: &BroadcastId) -> PathBuf {
+        files::snapshot_path(&self.data, id)
+    }
+}
+
+fn log_sweep(
+    stream: &StreamName,
+    broadcast: &str,
+    swept: Result<usize, super::objects::ObjectError>,
+) {
+    match swept {
+        Ok(0) => {}
+        Ok(objects) => {
+            tracing::info!(%stream, broadcast, objects, "what was left of a broadcast is deleted")
+        }
+        Err(error) => {
+            tracing::warn!(%stream, broadcast, %error, "what was left of a broadcast could not be deleted")
+        }
+    }
+}
+
+fn tracks(broadcast: &Broadcast) -> Vec<TrackSummary> {
+    let summary = |track: &crate::live::LiveTrack| {
+        let config = track.config();
+        let (kind, width, height, frame_rate) = match config.kind {
+            TrackKind::Video {
+                width,
+                height,
+                frame_rate,
+            } => ("video", Some(width), Some(height), frame_rate),
+            TrackKind::Audio { .. } => ("audio", None, None, None),
+        };
+        TrackSummary {
+            name: config.name.clone(),
+            kind,
+            width,
+            height,
+            frame_rate: frame_rate.map(|(num, den)| f64::from(num) / f64::from(den)),
+            codecs: config.codecs.clone(),
+            bandwidth: bandwidth(track).0,
+        }
+    };
+    broadcast.tracks().iter().map(summary).collect()
+}

@@ -1,0 +1,763 @@
+//! Routes to answers.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::{Body, HttpBody},
+    extract::{FromRequestParts, State, ws::WebSocketUpgrade},
+    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts},
+    response::Response,
+};
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, stream};
+use protocol::{
+    internal::{Admit, Open},
+    link_auth,
+    names::StreamName,
+    object_key::ObjectKey,
+};
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tokio::time::{Instant, timeout_at};
+
+use super::{
+    Edge, EdgeError,
+    live::{Form, Live, SegmentSource},
+    objects::{ObjectError, content_type},
+    text::{Coding, Text},
+};
+use crate::{
+    audience::{Beacon, MAX_BEACON_BYTES},
+    directory::StreamEntry,
+    live::{Directives, Head, ObjectAnswer, Verdict},
+    playlist::{DASH_TYPE, HLS_TYPE, iso8601},
+    routes::{self, Caching, PROBLEM_TYPE, Page, Problem, Route, TrackAddress},
+};
+
+/// The largest question of a box, bytes.
+const MAX_QUESTION_BYTES: usize = 16 * 1024;
+/// The largest object that is put through the edge, bytes.
+const MAX_OBJECT_BYTES: usize = 64 << 20;
+
+/// How long a blocked request waits.
+const PATIENCE: Duration = Duration::from_millis(Head::DEADLINE_MS);
+
+/// All addresses of the edge as one service.
+pub fn router(edge: Edge) -> Router {
+    Router::new().fallback(dispatch).with_state(edge)
+}
+
+async fn dispatch(State(edge): State<Edge>, request: Request<Body>) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let head = parts.method == Method::HEAD;
+    let route = routes::parse(&parts.method, parts.uri.path(), parts.uri.query());
+    let answer = match &route {
+        // What may wait keeps as little as it can; everything else is boxed, so that a waiter does not pay for its size.
+        Ok(Route::Media(address, directives)) => {
+            edge.media(address, directives, &parts.headers, PATIENCE)
+                .await
+        }
+        Ok(Route::Object(key)) => edge.object(key, &parts.headers).await,
+        Ok(route) if route.is_internal() => Box::pin(edge.internal(route, &mut parts, body)).await,
+        Ok(route) => Box::pin(edge.public(route, &parts, body)).await,
+        Err(problem) => Err(problem.clone()),
+    };
+    let route = route.as_ref().ok();
+    let mut response = match answer {
+        Ok(answer) => answer.response(route),
+        Err(problem) => problem_response(route, &problem),
+    };
+    if head {
+        *response.body_mut() = Body::empty();
+    }
+    response
+}
+
+/// What a 2xx is made of.
+#[derive(Debug)]
+pub(super) struct Answer {
+    status: StatusCode,
+    caching: Caching,
+    content_type: &'static str,
+    headers: HeaderMap,
+    body: Body,
+    /// Bytes, if known.
+    size: Option<u64>,
+}
+
+impl Answer {
+    fn new(caching: Caching, content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        let body: Bytes = body.into();
+        Self {
+            status: StatusCode::OK,
+            caching,
+            content_type,
+            headers: HeaderMap::new(),
+            size: Some(body.len() as u64),
+            body: Body::from(body),
+        }
+    }
+
+    fn empty(status: StatusCode) -> Self {
+        Self {
+            status,
+            size: None,
+            ..Self::new(Caching::Never, "", Bytes::new())
+        }
+    }
+
+    fn json(value: &impl serde::Serialize) -> Result<Self, Problem> {
+        let body = serde_json::to_vec(value).map_err(|_| Problem::internal())?;
+        Ok(Self::new(Caching::Never, "application/json", body))
+    }
+
+    fn text(
+        text: &Text,
+        caching: Caching,
+        content_type: &'static str,
+        request: &HeaderMap,
+    ) -> Self {
+        let (body, coding) = text.coded(Coding::negotiate(request));
+        let mut answer = Self::new(caching, content_type, body);
+        answer
+            .headers
+            .insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+        if let Some(name) = coding.name() {
+            answer
+                .headers
+                .insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+        }
+        answer
+    }
+
+    fn response(self, route: Option<&Route>) -> Response {
+        let mut response = Response::new(self.body);
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        *headers = routes::headers(route, self.status, self.caching);
+        headers.extend(self.headers);
+        if !self.content_type.is_empty() {
+            headers.insert(
+                header::CONTENT_TYPE,
+                HeaderValue::from_static(self.content_type),
+            );
+        }
+        if let Some(size) = self.size {
+            headers.insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+        }
+        response
+    }
+}
+
+fn problem_response(route: Option<&Route>, problem: &Problem) -> Response {
+    let body = problem.body_json();
+    let mut response = Response::new(Body::from(body.clone()));
+    *response.status_mut() = problem.status;
+    let headers = response.headers_mut();
+    *headers = routes::headers(route, problem.status, Caching::Never);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if let Some(allow) = problem.allow {
+        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Some(seconds) = problem.retry_after_s {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    if problem.status == StatusCode::UNAUTHORIZED {
+        let scheme = if route.is_some_and(Route::is_internal) {
+            link_auth::SCHEME
+        } else {
+            "Bearer"
+        };
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+    }
+    response
+}
+
+fn object_problem(error: ObjectError) -> Problem {
+    match error {
+        ObjectError::Absent => Problem::not_found(),
+        ObjectError::Exists => Problem::exists(),
+        ObjectError::Store(error) => {
+            tracing::error!(%error, "the object store failed");
+            Problem::unavailable()
+        }
+    }
+}
+
+/// Reads a body of at most `limit` bytes.
+async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Problem::too_large());
+    }
+    let mut read = BytesMut::new();
+    let mut chunks = body.into_data_stream();
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|_| Problem::body("The body was cut off."))?;
+        if read.len() + chunk.len() > limit {
+            return Err(Problem::too_large());
+        }
+        read.extend_from_slice(&chunk);
+    }
+    Ok(read.freeze())
+}
+
+async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Problem> {
+    let bytes = read(body, limit).await?;
+    serde_json::from_slice(&bytes)
+        .map_err(|_| Problem::body("The body is not the JSON that this address takes."))
+}
+
+fn asset_type(path: &str) -> &'static str {
+    match path.rsplit_once('.').map_or("", |(_, extension)| extension) {
+        "html" => "text/html; charset=utf-8",
+        "js" | "mjs" => "text/javascript; charset=utf-8",
+        "css" => "text/css; charset=utf-8",
+        "json" | "map" => "application/json",
+        "webmanifest" => "application/manifest+json",
+        "svg" => "image/svg+xml",
+        "png" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "webp" => "image/webp",
+        "ico" => "image/x-icon",
+        "woff2" => "font/woff2",
+        "wasm" => "application/wasm",
+        "txt" => "text/plain; charset=utf-8",
+        _ => "application/octet-stream",
+    }
+}
+
+impl Edge {
+    // ---- playlists and media
+
+    /// The track of an address, if the broadcast and the session are known.
+    fn find(&self, address: &TrackAddress) -> Result<(Arc<Live>, usize), Problem> {
+        // Streams are public: every viewer has the one session. A private one comes with its own check.
+        let live = self
+            .live(&address.broadcast)
+            .filter(|live| live.stream == address.stream);
+        let live = live
+            .filter(|_| address.session == routes::Session::public())
+            .ok_or_else(Problem::not_found)?;
+        let track = live.track(&address.track).ok_or_else(Problem::not_found)?;
+        Ok((live, track))
+    }
+
+    pub(super) async fn media(
+        &self,
+        address: &TrackAddress,
+        directives: &Directives,
+        headers: &HeaderMap,
+        patience: Duration,
+    ) -> Result<Answer, Problem> {
+        let (live, track) = self.find(address)?;
+        let mut feed = live.feed(track).ok_or_else(Problem::not_found)?;
+        let deadline = Instant::now() + patience;
+        let view = loop {
+            let view = feed.borrow_and_update().clone();
+            let head = view.head.ok_or_else(Problem::not_found)?;
+            match head.verdict(directives) {
+                Verdict::Ready => break view,
+                Verdict::Absurd => {
+                    return Err(Problem::directive(
+                        "the playlist is nowhere near that segment or part",
+                    ));
+                }
+                Verdict::Wait if view.closing => return Err(Problem::unavailable()),
+                Verdict::Wait => match timeout_at(deadline, feed.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(Problem::not_found()),
+                    Err(_) => return Err(Problem::timeout()),
+                },
+            }
+        };
+        let caching = match view.head {
+            Some(head) if head.is_at_the_end(directives) && !head.ended => Caching::Blocked,
+            _ => Caching::Live,
+        };
+        let form = if directives.skip {
+            Form::Delta
+        } else {
+            Form::Full
+        };
+        let text = live.media(&view, track, form);
+        Ok(Answer::text(&text, caching, HLS_TYPE, headers))
+    }
+
+    async fn object(&self, key: &ObjectKey, headers: &HeaderMap) -> Result<Answer, Problem> {
+        let live = self.live(&key.broadcast).ok_or_else(Problem::not_found)?;
+        if let ObjectAnswer::Hinted(track) = live.object(key) {
+            let mut feed = live.feed(track).ok_or_else(Problem::not_found)?;
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let closing = feed.borrow_and_update().closing;
+                match live.object(key) {
+                    ObjectAnswer::Hinted(_) if closing => return Err(Problem::unavailable()),
+                    ObjectAnswer::Hinted(_) => {}
+                    _ => break,
+                }
+                match timeout_at(deadline, feed.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(Problem::not_found()),
+                    Err(_) => return Err(Problem::timeout()),
+                }
+            }
+        }
+        if live.object(key) != ObjectAnswer::Announced {
+            return Err(Problem::not_found());
+        }
+        let etag = format!("\"{}\"", key.tag);
+        if matches_etag(headers.get(header::IF_NONE_MATCH), &etag) {
+            return Ok(tagged(
+                Answer {
+                    caching: Caching::Immutable,
+                    ..Answer::empty(StatusCode::NOT_MODIFIED)
+                },
+                &etag,
+            ));
+        }
+        let bytes = self.objects().get(key).await.map_err(object_problem)?;
+        let range = headers.get(header::RANGE).filter(|_| {
+            let condition = headers.get(header::IF_RANGE);
+            condition.is_none() || matches_etag(condition, &etag)
+        });
+        let mut answer = match range.map_or(Range::Whole, |value| Range::read(value, bytes.len())) {
+            Range::Whole => Answer::new(Caching::Immutable, content_type(key), bytes),
+            Range::Some(from, to) => {
+                let said = format!("bytes {from}-{}/{}", to - 1, bytes.len());
+                let mut answer =
+                    Answer::new(Caching::Immutable, content_type(key), bytes.slice(from..to));
+                answer.status = StatusCode::PARTIAL_CONTENT;
+                insert(&mut answer.headers, header::CONTENT_RANGE, &said);
+                answer
+            }
+            Range::Outside => return Err(Problem::range()),
+        };
+        answer
+            .headers
+            .insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        Ok(tagged(answer, &etag))
+    }
+
+    /// A segment by number: whole when it is complete, else part by part as they come.
+    async fn segment(&self, address: &TrackAddress, msn: u64) -> Result<Answer, Problem> {
+        let (live, track) = self.find(address)?;
+        let mut feed = live.feed(track).ok_or_else(Problem::not_found)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let closing = feed.borrow_and_update().closing;
+            match live.segment(track, msn, 0) {
+                SegmentSource::Complete(key) => {
+                    let bytes = self.objects().get(&key).await.map_err(object_problem)?;
+                    return Ok(Answer::new(Caching::Immutable, content_type(&key), bytes));
+                }
+                SegmentSource::Running(_) => break,
+                SegmentSource::Next if closing => return Err(Problem::unavailable()),
+                SegmentSource::Next => {}
+                SegmentSource::Rest(_) | SegmentSource::Unknown => return Err(Problem::not_found()),
+            }
+            match timeout_at(deadline, feed.changed()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Problem::not_found()),
+                Err(_) => return Err(Problem::timeout()),
+            }
+        }
+        let kind = if address.track.is_video() {
+            "video/mp4"
+        } else {
+            "audio/mp4"
+        };
+        let parts = self.clone().running(live, track, msn);
+        Ok(Answer {
+            body: Body::from_stream(parts),
+            size: None,
+            // Only a complete one may be kept.
+            ..Answer::new(Caching::Never, kind, Bytes::new())
+        })
+    }
+
+    /// The parts of a running segment as they come. An error cuts the answer off, so that nobody takes it for whole.
+    fn running(
+        self,
+        live: Arc<Live>,
+        track: usize,
+        msn: u64,
+    ) -> impl Stream<Item = Result<Bytes, ObjectError>> + Send {
+        let feed = live.feed(track);
+        stream::try_unfold(
+            (self, live, feed, 0_usize),
+            move |(edge, live, mut feed, have)| async move {
+                let Some(watched) = feed.as_mut() else {
+                    return Err(ObjectError::Absent);
+                };
+                let deadline = Instant::now() + PATIENCE;
+                loop {
+                    let closing = watched.borrow_and_update().closing;
+                    let next = match live.segment(track, msn, have) {
+                        SegmentSource::Running(next) => next,
+                        SegmentSource::Rest(rest) if rest.is_empty() => return Ok(None),
+                        SegmentSource::Rest(mut rest) => Some(rest.swap_remove(0)),
+                        _ => return Err(ObjectError::Absent),
+                    };
+                    if let Some(key) = next {
+                        let bytes = edge.objects().get(&key).await?;
+                        return Ok(Some((bytes, (edge, live, feed, have + 1))));
+                    }
+                    let more = timeout_at(deadline, watched.changed()).await;
+                    if closing || !matches!(more, Ok(Ok(()))) {
+                        return Err(ObjectError::Absent);
+                    }
+                }
+            },
+        )
+    }
+
+    // ---- the rest of what viewers ask
+
+    async fn public(&self, route: &Route, parts: &Parts, body: Body) -> Result<Answer, Problem> {
+        match route {
+            Route::Page(page, _) => self.page(*page, &parts.headers),
+            Route::Asset(path) => self.file(path, routes::asset_caching(path), &parts.headers),
+            Route::Multivariant(stream) => {
+                let text = self
+                    .playable(stream)?
+                    .multivariant()
+                    .ok_or_else(Problem::not_live)?;
+                Ok(Answer::text(&text, Caching::Live, HLS_TYPE, &parts.headers))
+            }
+            Route::Dash(stream) => {
+                let text = self
+                    .playable(stream)?
+                    .dash()
+                    .ok_or_else(Problem::not_live)?;
+                Ok(Answer::text(
+                    &text,
+                    Caching::Live,
+                    DASH_TYPE,
+                    &parts.headers,
+                ))
+            }
+            Route::Segment(address, msn) => self.segment(address, *msn).await,
+            Route::Streams => Answer::json(&serde_json::json!({ "streams": self.summaries() })),
+            Route::Stream(stream) => match self.knows(stream) {
+                true => Answer::json(&self.summary(stream)),
+                false => Err(Problem::no_stream()),
+            },
+            Route::Beacon(stream) => {
+                if !self.knows(stream) {
+                    return Err(Problem::no_stream());
+                }
+                let beacon: Beacon = read_json(body, MAX_BEACON_BYTES).await?;
+                self.beacon(stream, &beacon);
+                Ok(Answer::empty(StatusCode::NO_CONTENT))
+            }
+            Route::Time { iso } => {
+                let now = self.timeline_unix_ms();
+                match iso {
+                    true => Ok(Answer::new(
+                        Caching::Never,
+                        "text/plain; charset=utf-8",
+                        iso8601(now),
+                    )),
+                    false => Answer::json(&serde_json::json!({ "unix_ms": now })),
+                }
+            }
+            Route::Studio(stream) => {
+                self.check_studio(stream, &parts.headers)?;
+                Answer::json(&self.studio(stream).ok_or_else(Problem::unauthorized)?)
+            }
+            Route::RotateKey(stream) => {
+                self.check_studio(stream, &parts.headers)?;
+                // A file is written: not on the runtime's own threads.
+                let (edge, name) = (self.clone(), stream.clone());
+                let rotated = tokio::task::spawn_blocking(move || edge.rotate_key(&name)).await;
+                match rotated {
+                    Ok(Ok(_)) => {
+                        Answer::json(&self.studio(stream).ok_or_else(Problem::unauthorized)?)
+                    }
+                    Ok(Err(error)) => {
+                        tracing::error!(%stream, %error, "the stream key could not be changed");
+                        Err(Problem::unavailable())
+                    }
+                    Err(_) => Err(Problem::internal()),
+                }
+            }
+            Route::Health => Ok(Answer::new(
+                Caching::Never,
+                "text/plain; charset=utf-8",
+                "ok\n",
+            )),
+            Route::Ready => match self.closing().is_cancelled() {
+                false => Ok(Answer::new(
+                    Caching::Never,
+                    "text/plain; charset=utf-8",
+                    "ready\n",
+                )),
+                true => Err(Problem::unavailable()),
+            },
+            Route::Preflight => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+            _ => Err(Problem::not_found()),
+        }
+    }
+
+    /// The latest broadcast of a stream.
+    fn playable(&self, stream: &StreamName) -> Result<Arc<Live>, Problem> {
+        let unknown = || {
+            if self.knows(stream) {
+                Problem::not_live()
+            } else {
+                Problem::no_stream()
+            }
+        };
+        self.current(stream).ok_or_else(unknown)
+    }
+
+    fn page(&self, page: Page, headers: &HeaderMap) -> Result<Answer, Problem> {
+        self.file(page.asset(), Caching::Revalidate, headers)
+    }
+
+    fn file(&self, path: &str, caching: Caching, headers: &HeaderMap) -> Result<Answer, Problem> {
+        let text = self.asset(path).ok_or_else(Problem::not_found)?;
+        let digest = Sha256::digest(text.plain());
+        let etag: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+        // Weak: the compressed forms are the same file.
+        let etag = format!("W/\"{etag}\"");
+        if matches_etag(headers.get(header::IF_NONE_MATCH), &etag) {
+            return Ok(tagged(
+                Answer {
+                    caching,
+                    ..Answer::empty(StatusCode::NOT_MODIFIED)
+                },
+                &etag,
+            ));
+        }
+        let kind = asset_type(path);
+        let compressible = !matches!(
+            kind,
+            "image/png" | "image/jpeg" | "image/webp" | "font/woff2"
+        );
+        let none = HeaderMap::new();
+        let accepted = if compressible { headers } else { &none };
+        Ok(tagged(Answer::text(&text, caching, kind, accepted), &etag))
+    }
+
+    fn check_studio(&self, stream: &StreamName, headers: &HeaderMap) -> Result<(), Problem> {
+        let given = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        // A stream that is not there is refused like a wrong secret.
+        let opens = self
+            .stream(stream)
+            .is_some_and(|entry| entry.opens_studio(given));
+        if opens {
+            Ok(())
+        } else {
+            Err(Problem::unauthorized())
+        }
+    }
+
+    // ---- what boxes ask
+
+    async fn internal(
+        &self,
+        route: &Route,
+        parts: &mut Parts,
+        body: Body,
+    ) -> Result<Answer, Problem> {
+        // Without a secret there is nothing here at all.
+        let secret = self.secret().ok_or_else(Problem::not_found)?;
+        let given = parts
+            .headers
+            .get(link_auth::REQUEST_HEADER)
+            .and_then(|value| value.to_str().ok());
+        let now_s = super::wall_unix_ms().div_euclid(1_000);
+        let proof = secret.answer(parts.method.as_str(), parts.uri.path(), given, now_s);
+        let proof = proof.map_err(|error| {
+            tracing::warn!(path = parts.uri.path(), %error, "a box was refused");
+            Problem::unauthorized()
+        })?;
+        let answer = self.answer_box(route, parts, body).await;
+        // The edge proves itself in refusals too, or the box could not believe them.
+        let mut answer = answer.unwrap_or_else(|problem| {
+            let response = problem_response(Some(route), &problem);
+            let (parts, body) = response.into_parts();
+            Answer {
+                status: parts.status,
+                caching: Caching::Never,
+                content_type: PROBLEM_TYPE,
+                headers: parts.headers,
+                body,
+                size: None,
+            }
+        });
+        insert(
+            &mut answer.headers,
+            header::HeaderName::from_static(link_auth::RESPONSE_HEADER),
+            &proof,
+        );
+        Ok(answer)
+    }
+
+    async fn answer_box(
+        &self,
+        route: &Route,
+        parts: &mut Parts,
+        body: Body,
+    ) -> Result<Answer, Problem> {
+        let edge_problem = |error: EdgeError| match error {
+            EdgeError::Refused(refusal) => Problem::refused(refusal.to_string()),
+            error => {
+                tracing::error!(%error, "a box's question could not be answered");
+                Problem::unavailable()
+            }
+        };
+        match route {
+            Route::Admit => {
+                let question: Admit = read_json(body, MAX_QUESTION_BYTES).await?;
+                Answer::json(&self.admit(&question).map_err(edge_problem)?)
+            }
+            Route::Open => {
+                let question: Open = read_json(body, MAX_QUESTION_BYTES).await?;
+                Answer::json(&self.open(&question).await.map_err(edge_problem)?)
+            }
+            Route::Put(key) => {
+                let bytes = read(body, MAX_OBJECT_BYTES).await?;
+                self.objects()
+                    .put(key, bytes)
+                    .await
+                    .map_err(object_problem)?;
+                Ok(Answer::empty(StatusCode::CREATED))
+            }
+            Route::PutStream(name) => {
+                let entry: StreamEntry = read_json(body, MAX_QUESTION_BYTES).await?;
+                if entry.name != *name {
+                    let problem = Problem::body("The body names another stream than the address.");
+                    return Err(problem);
+                }
+                // A file is written: not on the runtime's own threads.
+                let edge = self.clone();
+                let put = tokio::task::spawn_blocking(move || edge.put_stream(entry)).await;
+                let put = put.map_err(|_| Problem::internal())?;
+                put.map_err(edge_problem)?;
+                Ok(Answer::empty(StatusCode::NO_CONTENT))
+            }
+            Route::Delete(key) => {
+                self.objects().delete(key).await.map_err(object_problem)?;
+                Ok(Answer::empty(StatusCode::NO_CONTENT))
+            }
+            Route::Link(id) => {
+                let upgrade = WebSocketUpgrade::from_request_parts(parts, &()).await;
+                let upgrade =
+                    upgrade.map_err(|_| Problem::body("A broadcast link is a WebSocket."))?;
+                let (edge, id) = (self.clone(), id.clone());
+                let limit = protocol::link::MAX_MESSAGE_BYTES;
+                let response = upgrade
+                    .max_message_size(limit)
+                    .max_frame_size(limit)
+                    .on_upgrade(move |socket| edge.carry_socket(socket, id));
+                let (parts, body) = response.into_parts();
+                Ok(Answer {
+                    status: parts.status,
+                    caching: Caching::Never,
+                    content_type: "",
+                    headers: parts.headers,
+                    body,
+                    size: None,
+                })
+            }
+            _ => Err(Problem::not_found()),
+        }
+    }
+}
+
+fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+fn tagged(mut answer: Answer, etag: &str) -> Answer {
+    insert(&mut answer.headers, header::ETAG, etag);
+    answer
+}
+
+fn matches_etag(given: Option<&HeaderValue>, etag: &str) -> bool {
+    let given = given
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
+    let bare = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    given.trim() == "*" || given.split(',').any(|tag| bare(tag) == bare(etag))
+}
+
+/// What a `Range` header asks for (RFC 9110 section 14). Several ranges, or what is no range, give the whole.
+#[derive(Debug, PartialEq, Eq)]
+enum Range {
+    Whole,
+    /// From, and behind the last byte.
+    Some(usize, usize),
+    Outside,
+}
+
+impl Range {
+    fn read(value: &HeaderValue, size: usize) -> Self {
+        let Some(range) = value.to_str().ok().and_then(|v| v.strip_prefix("bytes=")) else {
+            return Self::Whole;
+        };
+        let Some((from, to)) = range.trim().split_once('-') else {
+            return Self::Whole;
+        };
+        let number = |text: &str| {
+            text.bytes()
+                .all(|b| b.is_ascii_digit())
+                .then(|| text.parse::<usize>().unwrap_or(usize::MAX))
+        };
+        let (from, to) = match (from, to) {
+            ("", "") => return Self::Whole,
+            ("", last) => match number(last) {
+                Some(last) => (size.saturating_sub(last), size),
+                None => return Self::Whole,
+            },
+            (from, "") => match number(from) {
+                Some(from) => (from, size),
+                None => return Self::Whole,
+            },
+            (from, to) => match (number(from), number(to)) {
+                (Some(from), Some(to)) if from <= to => (from, to.saturating_add(1).min(size)),
+                _ => return Self::Whole,
+            },
+        };
+        if from >= to {
+            Self::Outside
+        } else {
+            Self::Some(from, to)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn ranges_are_read_as_rfc_9110_has_them() {
+        for (text, range) in [
+            ("bytes=0-0", Range::Some(0, 1)),
+            ("bytes=0-", Range::Some(0, 100)),
+            ("bytes=90-200", Range::Some(90, 100)),
+            ("bytes=-10", Range::Some(90, 100)),
+            ("bytes=-200", Range::Some(0, 100)),
+            ("bytes=-0", Range::Outside),
+            ("bytes=100-", Range::Outside),
+            ("bytes=99999999999999999999999-", Range::Outside),
+            ("bytes=5-2", Range::Whole),
+            ("bytes=0-1,5-6", Range::Whole),
+            ("bytes=a-b", Range::Whole),
+            ("bytes=-", Range::Whole),
+            ("items=0-1", Range::Whole),
+        ] {
+            assert_eq!(Range::read(&text.parse().unwrap(), 100), range, "{text}");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Connections: HTTP/1.1, and HTTP/2 where TLS negotiated it.
+//!
+//! Limits: so many connections (more wait in the listener's queue), a time for the TLS handshake, for a request's head and between
+//! requests, and for a peer that does not read. HTTP/2 without TLS is off: browsers do not speak it, and scanners do.
+
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use axum::Router;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{Edge, router};
+
+/// Gives the TLS configuration that holds now, asked for each connection, so that a renewed certificate is used at once. Its
+/// `alpn_protocols` decide about HTTP/2: `h2` and `http/1.1`, in this order.
+pub type Tls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
+
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A peer that takes nothing for so long is cut off.
+const STALLED: Duration = Duration::from_secs(30);
+/// What is under way at the end gets so long.
+const GRACE: Duration = Duration::from_secs(5);
+/// Blocked requests, segments and preloads of one page, with room for several tabs behind one proxy.
+const MAX_STREAMS: u32 = 200;
+
+/// Serves the edge on a listener until `shutdown`, then finishes what is under way.
+pub async fn serve(
+    listener: TcpListener,
+    edge: Edge,
+    tls: Option<Tls>,
+    shutdown: CancellationToken,
+) {
+    let permits = Arc::new(Semaphore::new(edge.config().max_connections));
+    let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
+    let service = router(edge);
+    let connections = TaskTracker::new();
+    loop {
+        let permit = tokio::select! {
+            permit = permits.clone().acquire_owned() => permit,
+            () = shutdown.cancelled() => break,
+        };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.cancelled() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of file descriptors, or the peer went already: neither ends the listener.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let (service, tls, shutdown) = (service.clone(), tls.clone(), shutdown.clone());
+        connections.spawn(async move {
+            let _permit = permit;
+            if let Err(error) = connection(stream, service, tls, header_timeout, shutdown).await {
+                tracing::debug!(%error, "a connection ended badly");
+            }
+        });
+    }
+    drop(listener);
+    connections.close();
+    if timeout(GRACE, connections.wait()).await.is_err() {
+        tracing::info!(
+            left = connections.len(),
+            "connections are cut off at the end"
+        );
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    service: Router,
+    tls: Option<Tls>,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+) -> io::Result<()> {
+    // A part's last bytes must not wait for an acknowledgement.
+    stream.set_nodelay(true)?;
+    let stream = Stalling::new(stream);
+    let Some(tls) = tls else {
+        return http1(stream, service, header_timeout, shutdown).await;
+    };
+    let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls()).accept(stream)).await??;
+    match stream.get_ref().1.alpn_protocol() {
+        Some(b"h2") => http2(stream, service, shutdown).await,
+        // An ACME server's look at the certificate is over with the handshake.
+        Some(b"acme-tls/1") => Ok(()),
+        _ => http1(stream, service, header_timeout, shutdown).await,
+    }
+}
+
+async fn http1<S>(
+    stream: S,
+    service: Router,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(header_timeout)
+        // A head is a kilobyte or two; the bound is what a connection may cost.
+        .max_buf_size(16 * 1024);
+    let service = TowerToHyperService::new(service);
+    let connection = builder
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    tokio::pin!(connection);
+    tokio::select! {
+        done = connection.as_mut() => return done.map_err(io::Error::other),
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.map_err(io::Error::other)
+}
+
+async fn http2<S>(stream: S, service: Router, shutdown: CancellationToken) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(16 * 1024)
+        .max_send_buf_size(256 * 1024)
+        // A peer that answers no ping is gone.
+        .keep_alive_interval(Duration::from_secs(20))
+        .keep_alive_timeout(Duration::from_secs(10));
+    let service = TowerToHyperService::new(service);
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    tokio::select! {
+        done = connection.as_mut() => return done.map_err(io::Error::other),
+        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await.map_err(io::Error::other)
+}
+
+/// A stream that gives up on a peer that does not read: a write that makes no progress for [`STALLED`] fails.
+#[derive(Debug)]
+struct Stalling {
+    stream: TcpStream,
+    /// When the write that waits now is given up.
+    until: Option<Pin<Box<Sleep>>>,
+}
+
+impl Stalling {
+    fn new(stream: TcpStream) -> Self {
+        Self {
+            stream,
+            until: None,
+        }
+    }
+
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.until = None;
+            return written;
+        }
+        let until =
+            (self.until).get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + STALLED)));
+        match until.as_mut().poll(cx) {
+            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsyncRead for Stalling {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Stalling {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
+        self.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
