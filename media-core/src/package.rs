@@ -46,3 +46,6 @@ pub enum PackageError {
     #[error("the boxes of the track could not be written: {0}")]
     Boxes(String),
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,7 +11,7 @@
 //! of PTS), and the segment then begins with the first frame *presented* after everything that came before that packet. Which one that
 //! is, the decoder's output order tells ([`Cutter::resolve`]).
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use crate::media::{Boundary, FrameRate, VIDEO_TIMESCALE, VideoPacket};
 
@@ -91,7 +91,7 @@ struct Running {
     /// An IDR has begun a segment since [`Running::unresolved`] was decided (the decoder is far behind, or a discontinuity came).
     superseded: bool,
     /// Distances between the latest successive maxima divided by the packets between them: what a frame lasts here.
-    recent: std::collections::VecDeque<i64>,
+    recent: VecDeque<i64>,
     /// Packets since `max_pts`.
     since_max: i64,
 }
@@ -218,7 +218,7 @@ impl Running {
             max_pts: pts,
             unresolved: None,
             superseded: false,
-            recent: std::collections::VecDeque::with_capacity(RECENT_FRAMES),
+            recent: VecDeque::with_capacity(RECENT_FRAMES),
             since_max: 0,
         }
     }
@@ -235,9 +235,16 @@ impl Running {
         previous
     }
 
-    /// A frame that lasts longer than a quarter of a second says nothing about the next one.
+    /// What the next frame may last where the rate varies: the longest of the recent ones within bounds. A shorter hole than 0.1 s must
+    /// not come unexpected, and one that was longer than a quarter of a second says nothing about the next one.
     fn longest_recent(&self) -> i64 {
         let longest = self.recent.iter().max().copied().unwrap_or(0);
-        longest.clamp(0, i64::from(VIDEO_TIMESCALE) / 4)
+        longest.clamp(
+            i64::from(VIDEO_TIMESCALE) / 10,
+            i64::from(VIDEO_TIMESCALE) / 4,
+        )
     }
 }
+
+#[cfg(test)]
+mod tests;
