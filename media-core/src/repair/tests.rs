@@ -193,7 +193,7 @@ fn check(out: &[Repaired]) {
 
 fn videos(out: &[Repaired]) -> Vec<&VideoPacket> {
     let video = |repaired| match repaired {
-        &Repaired::Video(ref packet) => Some(packet),
+        Repaired::Video(packet) => Some(packet),
         _ => None,
     };
     out.iter().filter_map(video).collect()
