@@ -192,11 +192,13 @@ fn check(out: &[Repaired]) {
 }
 
 fn videos(out: &[Repaired]) -> Vec<&VideoPacket> {
-    let video = |repaired| match repaired {
-        Repaired::Video(packet) => Some(packet),
-        _ => None,
-    };
-    out.iter().filter_map(video).collect()
+    let mut packets = Vec::new();
+    for repaired in out {
+        if let Repaired::Video(packet) = repaired {
+            packets.push(packet);
+        }
+    }
+    packets
 }
 
 fn dts(out: &[Repaired]) -> Vec<i64> {
