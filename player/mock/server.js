@@ -31,6 +31,10 @@ export class MockServer {
   mostOpen = 0;
   /** Answers nothing but refused connections while true. */
   down = false;
+  /** Playlists and media wait for this: a network that carries nothing. */
+  #carried = Promise.resolve();
+  /** Ends the hold. */
+  release = () => {};
   #server = createServer((request, response) => void this.#answer(request, response));
   /** @type {Set<import('node:net').Socket>} */
   #sockets = new Set();
@@ -107,6 +111,13 @@ export class MockServer {
     this.#publish(stream, stream.broadcast);
   }
 
+  /** From now on no playlist and no media is answered, until `release`. */
+  hold() {
+    this.#carried = new Promise((resolve) => {
+      this.release = () => void resolve(undefined);
+    });
+  }
+
   /** The server dies: connections break, new ones are refused. */
   die() {
     this.down = true;
@@ -155,6 +166,7 @@ export class MockServer {
       this.open++;
       this.mostOpen = Math.max(this.mostOpen, this.open);
       response.on('close', () => this.open--);
+      await this.#carried;
       return path[0] === 'live' ? this.#live(response, url, path.slice(1)) : this.#media(response, path.slice(1));
     }
     const page = { '': 'index', watch: 'watch', embed: 'embed', studio: 'studio' }[path[0] ?? ''];

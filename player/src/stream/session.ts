@@ -50,6 +50,8 @@ const LONG_PAUSE_S = 20;
 const SEEK_GRACE_S = 2;
 /** A playhead that rests this close to the end of a complete playlist has reached it. */
 const END_S = 1;
+/** A playhead that rests this long with media ahead of it is woken. */
+const WAKE_S = 2;
 /** A playhead that rests this long without an event is dry as well. */
 const SILENT_STALL_S = 1.5;
 
@@ -425,6 +427,10 @@ export class Session {
       return;
     }
     if (video.paused || !timing || !this.#transport || this.#transport.selfPaced) return;
+    // Dry with media at hand: the decoder waits for something that is not coming. A small seek wakes it.
+    if (this.phase === 'buffering' && bufferAhead(video) > 0.5 && now - Math.max(this.#movedS, this.#seekedS) > WAKE_S) {
+      video.currentTime += 0.05;
+    }
     // Tracks end a little apart; the end of the shorter one is the end, whatever the engine still waits for.
     if (!timing.live && this.phase !== 'ended' && video.currentTime === this.#lastTime && now - this.#movedS > 0.7 && timing.distanceS < END_S) {
       return this.#signal({ kind: 'ended' });

@@ -51,7 +51,15 @@ describe('watching', () => {
     const first = await stats(page);
     assert.equal(first.transport, 'll-hls');
     assert.ok(first.delayS > 0.5, `delay ${first.delayS}`);
-    await page.waitForFunction(() => /** @type {any} */ (window).ghostLive.player.stats.delayS < 2, null, { timeout: 40_000 });
+    // To the live edge, not to the clock: the mock's encoder shares the machine with the browser and may lag.
+    await page.waitForFunction(
+      () => {
+        const { distanceS, targetS } = /** @type {any} */ (window).ghostLive.player.stats;
+        return distanceS !== null && distanceS < targetS + 0.7;
+      },
+      null,
+      { timeout: 40_000, polling: 250 },
+    );
     assert.deepEqual(first.levels.map((/** @type {{ name: string }} */ { name }) => name).sort(), ['v-240p30', 'v-source']);
 
     for (const [asked, name] of [['v-240p30', 'v-240p30'], ['480p', 'v-source'], ['auto', null]]) {
@@ -119,7 +127,14 @@ describe('watching', () => {
     await frames(page, 60, 30_000);
     assert.equal(await page.evaluate(() => /** @type {any} */ (window).untouched), true);
     // Back at the target, not merely alive.
-    await page.waitForFunction(() => /** @type {any} */ (window).ghostLive.player.stats.delayS < 3.5, null, { timeout: 40_000 });
+    await page.waitForFunction(
+      () => {
+        const { distanceS, targetS } = /** @type {any} */ (window).ghostLive.player.stats;
+        return distanceS !== null && distanceS < targetS + 1;
+      },
+      null,
+      { timeout: 40_000, polling: 250 },
+    );
     assert.deepEqual(complaints, []);
   });
 
@@ -166,12 +181,10 @@ describe('watching', () => {
     await server.start('demo');
     const page = await open('/watch/demo');
     await frames(page, 90);
-    const session = await context.newCDPSession(page);
-    await session.send('Network.enable');
-    await session.send('Network.emulateNetworkConditions', { offline: false, latency: 0, downloadThroughput: 1500, uploadThroughput: 1500 });
+    server.hold();
     await page.waitForFunction(() => /** @type {any} */ (window).ghostLive.player.stats.stalls > 0, null, { timeout: 30_000, polling: 100 });
     await page.waitForTimeout(1500);
-    await session.send('Network.emulateNetworkConditions', { offline: false, latency: 0, downloadThroughput: -1, uploadThroughput: -1 });
+    server.release();
     await frames(page, 30, 30_000);
     await page.waitForFunction(
       () => {
