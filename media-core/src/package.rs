@@ -49,3 +49,5 @@ pub enum PackageError {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tracks_tests;

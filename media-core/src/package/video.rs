@@ -39,7 +39,8 @@ pub struct VideoPackager {
     last_duration: i64,
     /// Media sequence number of the running segment.
     msn: Option<u64>,
-    next_rule: Option<PartRule>,
+    /// What holds from the next boundary on: the frame's ticks and the part rule.
+    next: Option<(Option<i64>, PartRule)>,
 }
 
 #[derive(Debug)]
@@ -64,7 +65,7 @@ impl VideoPackager {
             max_pts: 0,
             last_duration: 0,
             msn: None,
-            next_rule: None,
+            next: None,
         })
     }
 
@@ -85,7 +86,9 @@ impl VideoPackager {
 
     /// The longest a part may be, ticks of [`VIDEO_TIMESCALE`] (`PART-TARGET`).
     pub fn part_target(&self) -> u64 {
-        self.next_rule.unwrap_or(self.assembly.rule).target
+        self.next
+            .map_or(self.assembly.rule, |(_, rule)| rule)
+            .target
     }
 
     /// From the next boundary on the track has another configuration; gives the new CMAF header. To be called before the frame at the
@@ -99,8 +102,8 @@ impl VideoPackager {
         self.init = cmaf::video_header(record)?;
         self.codecs = codec_string::avc1(record)?;
         self.size = (sps.width, sps.height);
-        self.frame = frame_rate.map(|rate| rate.ticks(1, VIDEO_TIMESCALE));
-        self.next_rule = Some(rule(frame_rate));
+        let frame = frame_rate.map(|rate| rate.ticks(1, VIDEO_TIMESCALE));
+        self.next = Some((frame, rule(frame_rate)));
         Ok(self.init())
     }
 
@@ -120,7 +123,8 @@ impl VideoPackager {
                     duration: 1,
                 }));
                 self.msn = Some(boundary.msn);
-                if let Some(rule) = self.next_rule.take() {
+                if let Some((frame, rule)) = self.next.take() {
+                    self.frame = frame;
                     self.assembly.rule = rule;
                 }
                 self.assembly
