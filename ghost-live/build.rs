@@ -23,7 +23,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     if dist.is_dir() {
         files(&dist, &mut found)?;
     } else {
-        println!("cargo::warning=player/dist is absent: this binary will serve no pages (npm --prefix player run build)");
+        println!(
+            "cargo::warning=player/dist is absent: this binary will serve no pages (npm --prefix player run build)"
+        );
     }
     found.sort();
     let mut table = String::from("&[\n");

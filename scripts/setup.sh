@@ -103,7 +103,6 @@ fresh() {
 player_install() {
   cd "$root/player"
   npm ci --no-audit --no-fund --loglevel=error
-  npm run --silent setup
 }
 
 player_build() {

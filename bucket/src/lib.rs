@@ -11,8 +11,9 @@ use aws_sdk_s3::{
     config::{BehaviorVersion, Credentials, Region},
     error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     types::{
-        AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint, CorsConfiguration, CorsRule,
-        CreateBucketConfiguration, ExpirationStatus, LifecycleExpiration, LifecycleRule, LifecycleRuleFilter,
+        AbortIncompleteMultipartUpload, BucketLifecycleConfiguration, BucketLocationConstraint,
+        CorsConfiguration, CorsRule, CreateBucketConfiguration, ExpirationStatus,
+        LifecycleExpiration, LifecycleRule, LifecycleRuleFilter,
     },
 };
 
@@ -35,7 +36,12 @@ pub struct Bucket {
 
 impl fmt::Debug for Bucket {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Bucket({} at {})", self.name, self.endpoint.as_deref().unwrap_or("AWS"))
+        write!(
+            f,
+            "Bucket({} at {})",
+            self.name,
+            self.endpoint.as_deref().unwrap_or("AWS")
+        )
     }
 }
 
@@ -77,7 +83,13 @@ impl fmt::Display for Step {
 
 impl Bucket {
     fn client(&self) -> Client {
-        let credentials = Credentials::new(&self.access_key_id, &self.secret_access_key, None, None, "ghost-live.toml");
+        let credentials = Credentials::new(
+            &self.access_key_id,
+            &self.secret_access_key,
+            None,
+            None,
+            "ghost-live.toml",
+        );
         let mut config = aws_sdk_s3::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .region(Region::new(self.region.clone()))
@@ -89,13 +101,21 @@ impl Bucket {
         Client::from_conf(config.build())
     }
 
-    fn failed<E: ProvideErrorMetadata + std::error::Error + 'static>(&self, what: &'static str, error: &SdkError<E>) -> BucketError {
+    fn failed<E: ProvideErrorMetadata + std::error::Error + 'static>(
+        &self,
+        what: &'static str,
+        error: &SdkError<E>,
+    ) -> BucketError {
         let reason = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
             (Some(code), None) => code.to_owned(),
             _ => DisplayErrorContext(error).to_string(),
         };
-        BucketError::Server { what, bucket: self.name.clone(), reason }
+        BucketError::Server {
+            what,
+            bucket: self.name.clone(),
+            reason,
+        }
     }
 
     /// Creates the bucket if it is absent, and sets its rules. Objects expire after `expire_days` (at least one day).
@@ -105,14 +125,23 @@ impl Bucket {
     pub async fn init(&self, expire_days: u32) -> Result<Vec<Step>, BucketError> {
         let client = self.client();
         let mut steps = vec![self.create(&client).await?];
-        let cors = client.put_bucket_cors().bucket(&self.name).cors_configuration(cors()?).send().await;
+        let cors = client
+            .put_bucket_cors()
+            .bucket(&self.name)
+            .cors_configuration(cors()?)
+            .send()
+            .await;
         steps.push(match cors {
             Ok(_) => Step::Done("browsers of every origin may read (CORS)".into()),
-            Err(error) if is_missing(&error) => Step::NotThere("this server has no CORS rules: serve media through the edge".into()),
+            Err(error) if is_missing(&error) => {
+                Step::NotThere("this server has no CORS rules: serve media through the edge".into())
+            }
             Err(error) => return Err(self.failed("setting the CORS rules of", &error)),
         });
         let days = expire_days.max(1);
-        let put = client.put_bucket_lifecycle_configuration().bucket(&self.name);
+        let put = client
+            .put_bucket_lifecycle_configuration()
+            .bucket(&self.name);
         let lifecycle = put.lifecycle_configuration(lifecycle(days)?).send().await;
         steps.push(match lifecycle {
             Ok(_) => Step::Done(format!("objects expire after {days} days, unfinished uploads after one")),
@@ -127,24 +156,37 @@ impl Bucket {
     async fn create(&self, client: &Client) -> Result<Step, BucketError> {
         match client.head_bucket().bucket(&self.name).send().await {
             Ok(_) => return Ok(Step::Done(format!("the bucket {} is there", self.name))),
-            Err(error) if error.raw_response().is_some_and(|response| response.status().as_u16() == 404) => {}
+            Err(error)
+                if error
+                    .raw_response()
+                    .is_some_and(|response| response.status().as_u16() == 404) => {}
             Err(error) => return Err(self.failed("looking for", &error)),
         }
         let mut create = client.create_bucket().bucket(&self.name);
         // AWS wants no constraint for its first region, and R2 has one region only.
         if self.endpoint.is_none() && self.region != "us-east-1" {
             let constraint = BucketLocationConstraint::from(self.region.as_str());
-            create = create.create_bucket_configuration(CreateBucketConfiguration::builder().location_constraint(constraint).build());
+            create = create.create_bucket_configuration(
+                CreateBucketConfiguration::builder()
+                    .location_constraint(constraint)
+                    .build(),
+            );
         }
-        create.send().await.map_err(|error| self.failed("creating", &error))?;
+        create
+            .send()
+            .await
+            .map_err(|error| self.failed("creating", &error))?;
         Ok(Step::Done(format!("the bucket {} was created", self.name)))
     }
 }
 
 /// Whether the server does not know the request at all.
 fn is_missing<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
-    let status = error.raw_response().map(|response| response.status().as_u16());
-    matches!(status, Some(405 | 501)) || matches!(error.code(), Some("NotImplemented" | "MethodNotAllowed"))
+    let status = error
+        .raw_response()
+        .map(|response| response.status().as_u16());
+    matches!(status, Some(405 | 501))
+        || matches!(error.code(), Some("NotImplemented" | "MethodNotAllowed"))
 }
 
 fn cors() -> Result<CorsConfiguration, BucketError> {
@@ -152,11 +194,18 @@ fn cors() -> Result<CorsConfiguration, BucketError> {
         .allowed_origins("*")
         .set_allowed_methods(Some(vec!["GET".into(), "HEAD".into()]))
         .allowed_headers("*")
-        .set_expose_headers(Some(vec!["ETag".into(), "Content-Length".into(), "Content-Range".into()]))
+        .set_expose_headers(Some(vec![
+            "ETag".into(),
+            "Content-Length".into(),
+            "Content-Range".into(),
+        ]))
         .max_age_seconds(86_400)
         .build()
         .map_err(|error| BucketError::Rule(error.to_string()))?;
-    CorsConfiguration::builder().cors_rules(rule).build().map_err(|error| BucketError::Rule(error.to_string()))
+    CorsConfiguration::builder()
+        .cors_rules(rule)
+        .build()
+        .map_err(|error| BucketError::Rule(error.to_string()))
 }
 
 fn lifecycle(days: u32) -> Result<BucketLifecycleConfiguration, BucketError> {
@@ -166,7 +215,11 @@ fn lifecycle(days: u32) -> Result<BucketLifecycleConfiguration, BucketError> {
         .filter(LifecycleRuleFilter::builder().prefix("").build())
         .status(ExpirationStatus::Enabled)
         .expiration(LifecycleExpiration::builder().days(days).build())
-        .abort_incomplete_multipart_upload(AbortIncompleteMultipartUpload::builder().days_after_initiation(1).build())
+        .abort_incomplete_multipart_upload(
+            AbortIncompleteMultipartUpload::builder()
+                .days_after_initiation(1)
+                .build(),
+        )
         .build()
         .map_err(|error| BucketError::Rule(error.to_string()))?;
     let rules = BucketLifecycleConfiguration::builder().rules(rule).build();

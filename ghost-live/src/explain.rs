@@ -4,17 +4,17 @@ use std::{fmt, ops::Range, path::PathBuf};
 
 /// What is wrong with a configuration file, for the person who wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
+pub(crate) struct Problem {
     /// The file.
-    pub file: PathBuf,
+    pub(crate) file: PathBuf,
     /// Line and column, from 1, where they are known.
-    pub at: Option<(usize, usize)>,
+    pub(crate) at: Option<(usize, usize)>,
     /// The key with its tables, such as `ingest.rtmp_listen`, where it is known.
-    pub key: Option<String>,
+    pub(crate) key: Option<String>,
     /// What is wrong.
-    pub what: String,
+    pub(crate) what: String,
     /// The key that was probably meant, or the keys that there are.
-    pub hint: Option<String>,
+    pub(crate) hint: Option<String>,
 }
 
 impl std::error::Error for Problem {}
@@ -38,15 +38,18 @@ impl fmt::Display for Problem {
 }
 
 /// Explains why `text` could not be read as a configuration.
-pub fn explain(file: PathBuf, text: &str, error: &toml::de::Error) -> Problem {
+pub(crate) fn explain(file: PathBuf, text: &str, error: &toml::de::Error) -> Problem {
     let span = error.span();
     let message = error.message().trim();
-    let unknown = quoted(message, "unknown field `").or_else(|| quoted(message, "unknown variant `"));
+    let unknown =
+        quoted(message, "unknown field `").or_else(|| quoted(message, "unknown variant `"));
     let Some(unknown) = unknown else {
         return Problem {
             file,
             at: span.as_ref().map(|span| line_and_column(text, span.start)),
-            key: span.map(|span| key_path(text, span.start, None)).filter(|key| !key.is_empty()),
+            key: span
+                .map(|span| key_path(text, span.start, None))
+                .filter(|key| !key.is_empty()),
             what: message.lines().collect::<Vec<_>>().join(" "),
             hint: None,
         };
@@ -74,7 +77,9 @@ pub fn explain(file: PathBuf, text: &str, error: &toml::de::Error) -> Problem {
 
 /// The parser's span can be the table around the key: look for the key itself inside it.
 fn unknown_position(text: &str, span: Range<usize>, unknown: &str) -> usize {
-    text.get(span.clone()).and_then(|part| part.find(unknown)).map_or(span.start, |at| span.start + at)
+    text.get(span.clone())
+        .and_then(|part| part.find(unknown))
+        .map_or(span.start, |at| span.start + at)
 }
 
 fn quoted<'a>(message: &'a str, before: &str) -> Option<&'a str> {
@@ -91,23 +96,39 @@ fn expected(message: &str) -> Vec<&str> {
 fn line_and_column(text: &str, at: usize) -> (usize, usize) {
     let before = text.get(..at).unwrap_or(text);
     let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    (before.matches('\n').count() + 1, before[line_start..].chars().count() + 1)
+    (
+        before.matches('\n').count() + 1,
+        before[line_start..].chars().count() + 1,
+    )
 }
 
 /// The tables that are open at `at`, and the key of its line.
 fn key_path(text: &str, at: usize, key: Option<&str>) -> String {
-    let line_end = text.get(at..).and_then(|rest| rest.find('\n')).map_or(text.len(), |end| at + end);
+    let line_end = text
+        .get(at..)
+        .and_then(|rest| rest.find('\n'))
+        .map_or(text.len(), |end| at + end);
     let upto = text.get(..line_end).unwrap_or(text);
     let table = upto.lines().rev().find_map(|line| {
         let line = line.trim();
-        line.strip_prefix("[[").or_else(|| line.strip_prefix('[')).and_then(|rest| rest.split(']').next())
+        line.strip_prefix("[[")
+            .or_else(|| line.strip_prefix('['))
+            .and_then(|rest| rest.split(']').next())
     });
-    let on_line = upto.lines().last().and_then(|line| line.split_once('=')).map(|(key, _)| key.trim());
-    [table, key.or(on_line)].into_iter().flatten().collect::<Vec<_>>().join(".")
+    let on_line = upto
+        .lines()
+        .last()
+        .and_then(|line| line.split_once('='))
+        .map(|(key, _)| key.trim());
+    [table, key.or(on_line)]
+        .into_iter()
+        .flatten()
+        .collect::<Vec<_>>()
+        .join(".")
 }
 
 /// The candidate with the fewest edits, if there are few enough for it to be a slip.
-pub fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
     candidates
         .iter()
         .map(|candidate| (edits(word, candidate), *candidate))
@@ -164,7 +185,11 @@ mod tests {
     }
 
     fn problem(text: &str) -> Problem {
-        explain("ghost-live.toml".into(), text, &toml::from_str::<Outer>(text).unwrap_err())
+        explain(
+            "ghost-live.toml".into(),
+            text,
+            &toml::from_str::<Outer>(text).unwrap_err(),
+        )
     }
 
     #[test]

@@ -105,15 +105,25 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_env("GHOST_LIVE_LOG")
         .unwrap_or_else(|_| "info,object_store=warn,hyper=warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_target(false).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_target(false)
+        .with_writer(std::io::stderr)
+        .init();
     let done = match cli.command {
         Command::Up { files, demo } => up::up(&files, up::Parts::All { demo }).await,
         Command::MediaCore { files } => up::up(&files, up::Parts::MediaCore).await,
         Command::Edge { files } => up::up(&files, up::Parts::Edge).await,
         Command::Check { files } => return check::check(&files).await,
-        Command::Key { command: KeyCommand::Show { stream, files } } => up::show_key(&files, &stream),
-        Command::Key { command: KeyCommand::Rotate { stream, files } } => up::rotate_key(&files, &stream),
-        Command::Bucket { command: BucketCommand::Init { files, expire_days } } => up::init_bucket(&files, expire_days).await,
+        Command::Key {
+            command: KeyCommand::Show { stream, files },
+        } => up::show_key(&files, &stream),
+        Command::Key {
+            command: KeyCommand::Rotate { stream, files },
+        } => up::rotate_key(&files, &stream),
+        Command::Bucket {
+            command: BucketCommand::Init { files, expire_days },
+        } => up::init_bucket(&files, expire_days).await,
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -63,10 +63,10 @@ const DEFAULT_AUDIO_RATE: u32 = 48_000;
 /// What a broadcast's timeline starts from.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Options {
-    /// The timeline's zero, as a time of the clock that [`Received::at`] is of.
-    pub zero: Duration,
-    /// Media time that everything must lie at or after: 0, or the end of what an interrupted broadcast already has.
-    pub after: Duration,
+    /// A time of the clock that [`Received::at`] is of.
+    pub anchor_at: Duration,
+    /// Media time at the anchor, which everything lies at or after: 0, or a time past the end of what an interrupted broadcast already has.
+    pub anchor_media: Duration,
     /// Hz of the audio track where it is fixed already (an interrupted broadcast); else the first configuration tells, or 48 kHz.
     pub audio_rate: Option<u32>,
 }
@@ -190,7 +190,7 @@ impl Repair {
     pub fn end(&self) -> Duration {
         let ticks = self.max_pts.map_or(0, |pts| pts + self.frame_ticks());
         let picture = Duration::from_micros(u64::try_from(ticks).unwrap_or(0) * 100 / 9);
-        picture.max(self.options.after)
+        picture.max(self.options.anchor_media)
     }
 
     /// The publisher was cut off and has come back. What it sends next has stamps of its own and begins with an IDR.
@@ -397,11 +397,11 @@ impl Repair {
 
     /// The time of an arrival on the timeline, ticks.
     fn arrival(&self, at: Duration) -> i64 {
-        to_ticks(at.saturating_sub(self.options.zero))
+        to_ticks(at) - to_ticks(self.options.anchor_at) + self.after()
     }
 
     fn after(&self) -> i64 {
-        to_ticks(self.options.after)
+        to_ticks(self.options.anchor_media)
     }
 
     fn frame_ticks(&self) -> i64 {

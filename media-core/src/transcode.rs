@@ -14,7 +14,9 @@
 //!   not catch up cost the costliest rung ([`Transcoder::sheds_at`]); a decoder that cannot keep up drops to the next IDR.
 //! - Interlaced sources are not deinterlaced.
 
+mod audio;
 mod av;
+mod clip;
 mod config;
 mod cuts;
 mod decoder;
@@ -35,6 +37,8 @@ use std::time::Duration;
 use protocol::names::TrackName;
 use tokio::sync::mpsc;
 
+pub use audio::{AudioError, AudioTranscoder, audio_config, silence};
+pub use clip::{Clip, ClipError};
 pub use config::{Config, ConfigError, EncoderChoice, Preset, Rung};
 pub use encoder::{
     Colour, EncoderError, Kind, ProbeFinding, Settings, VideoEncoder, probe, resolve,

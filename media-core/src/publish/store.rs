@@ -347,6 +347,14 @@ impl Store {
         Ok(Self::with_object_store(Arc::new(store)))
     }
 
+    /// What an edge in the same process reads from; `None` where objects go to a remote edge.
+    pub fn object_store(&self) -> Option<Arc<dyn ObjectStore>> {
+        match &self.0 {
+            Backend::Object { store, .. } => Some(Arc::clone(store)),
+            Backend::Edge(_) => None,
+        }
+    }
+
     /// Any store that keeps attributes with its objects.
     pub fn with_object_store(store: Arc<dyn ObjectStore>) -> Self {
         Self(Backend::Object {

@@ -722,8 +722,8 @@ fn a_publisher_that_is_back_at_once_is_still_placed_behind_everything() {
 #[test]
 fn an_interrupted_broadcast_goes_on_past_its_end() {
     let mut repair = Repair::new(Options {
-        zero: ms(0),
-        after: ms(60_000),
+        anchor_at: ms(0),
+        anchor_media: ms(60_000),
         audio_rate: Some(44_100),
     });
     repair.push(event(0, metadata(30.0)));

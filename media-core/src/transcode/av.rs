@@ -139,6 +139,15 @@ pub(super) fn make_writable(frame: &mut frame::Video) -> Result<(), Error> {
     }
 }
 
+/// The same for sound.
+pub(super) fn make_audio_writable(frame: &mut frame::Audio) -> Result<(), Error> {
+    // SAFETY: the frame is valid and reference-counted.
+    match unsafe { ffi::av_frame_make_writable(frame.as_mut_ptr()) } {
+        error if error < 0 => Err(Error::from(error)),
+        _ => Ok(()),
+    }
+}
+
 /// Scales pictures of one size, format and colour to another size and format; bicubic, on the caller's thread.
 pub(super) struct Scaler {
     context: ptr::NonNull<ffi::SwsContext>,

@@ -39,7 +39,7 @@ const LEAST_SOURCE_BPS: u32 = 500_000;
 
 /// What the decoder's thread and the handle share.
 #[derive(Debug, Default)]
-struct Shared {
+pub(super) struct Shared {
     queue: Queue,
     /// Rungs that are to end at the next boundary that is decided.
     condemned: Mutex<Vec<TrackName>>,
@@ -67,7 +67,7 @@ struct Load {
 /// A running transcoder. Nothing here waits (but [`Self::wait_for_room`]); dropping it drops what was not encoded yet.
 #[derive(Debug)]
 pub struct Transcoder {
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
     source_bitrate_bps: u32,
 }
 
@@ -80,7 +80,17 @@ impl Transcoder {
         encoder: Kind,
         source: Source,
     ) -> Result<(Self, mpsc::Receiver<Event>), Error> {
-        let (output, events) = mpsc::channel(WAITING_EVENTS);
+        Self::start_bounded(config, encoder, source, WAITING_EVENTS)
+    }
+
+    /// [`Self::start`] with another bound for the events that wait.
+    pub(super) fn start_bounded(
+        config: &Config,
+        encoder: Kind,
+        source: Source,
+        waiting_events: usize,
+    ) -> Result<(Self, mpsc::Receiver<Event>), Error> {
+        let (output, events) = mpsc::channel(waiting_events);
         let decoder =
             Decoder::open(source.config).map_err(|error| Error::Decoder(error.to_string()))?;
         let shared = Arc::new(Shared::default());
@@ -194,10 +204,16 @@ impl Transcoder {
 
     /// Counts so far.
     pub fn stats(&self) -> Stats {
+        self.shared.stats()
+    }
+}
+
+impl Shared {
+    pub(super) fn stats(&self) -> Stats {
         Stats {
-            decoded: self.shared.decoded.load(Ordering::Relaxed),
-            decode_errors: self.shared.decode_errors.load(Ordering::Relaxed),
-            dropped: self.shared.dropped.load(Ordering::Relaxed),
+            decoded: self.decoded.load(Ordering::Relaxed),
+            decode_errors: self.decode_errors.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
         }
     }
 }

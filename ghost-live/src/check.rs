@@ -1,0 +1,118 @@
+//! `ghost-live check`: what is wrong with the configuration and the machine, before anything is started.
+
+use std::{net::TcpListener, process::ExitCode};
+
+use media_core::{
+    publish::{RemoteEdge, Store},
+    tls, transcode,
+};
+use protocol::link_auth::LinkSecret;
+
+use crate::{Files, config::Config};
+
+/// What was found of one thing.
+enum Finding {
+    Good(String),
+    Wrong(String),
+}
+
+/// Looks at everything, prints a line for each, and fails when something is wrong.
+pub(crate) async fn check(files: &Files) -> ExitCode {
+    let config = match Config::load(files) {
+        Ok(config) => config,
+        Err(error) => {
+            println!("wrong  {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let mut findings = vec![Finding::Good("the configuration can be read".into())];
+    findings.push(match config.transcode.validate() {
+        Ok(()) => Finding::Good(format!(
+            "the ladder has {} rungs below the source",
+            config.transcode.ladder.len()
+        )),
+        Err(error) => Finding::Wrong(error.to_string()),
+    });
+    findings.extend(ports(&config));
+    findings.push(certificate(&config));
+    findings.push(store(&config));
+    let probed = tokio::task::spawn_blocking(transcode::probe)
+        .await
+        .unwrap_or_default();
+    findings.extend(
+        probed
+            .iter()
+            .map(|finding| Finding::Good(finding.to_string())),
+    );
+    let mut wrong = 0;
+    for finding in &findings {
+        match finding {
+            Finding::Good(text) => println!("ok     {text}"),
+            Finding::Wrong(text) => {
+                wrong += 1;
+                println!("wrong  {text}");
+            }
+        }
+    }
+    match wrong {
+        0 => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
+    }
+}
+
+fn ports(config: &Config) -> Vec<Finding> {
+    let listens = [
+        ("web.listen", config.web.listen.0),
+        (
+            "web.tls_listen",
+            config
+                .web
+                .tls_listen
+                .0
+                .filter(|_| config.tls.cert.is_some()),
+        ),
+        ("ingest.rtmp", config.ingest.rtmp.0),
+        ("ingest.rtmps", config.ingest.rtmps.0),
+    ];
+    let used = listens
+        .into_iter()
+        .filter_map(|(key, address)| Some((key, address?)));
+    used.map(|(key, address)| match TcpListener::bind(address) {
+        Ok(_) => Finding::Good(format!(
+            "{key} can listen on {address}: let port {}/tcp in from outside",
+            address.port()
+        )),
+        Err(error) => Finding::Wrong(format!(
+            "{key} cannot listen on {address}: {error}; is Ghost Live running already?"
+        )),
+    })
+    .collect()
+}
+
+fn certificate(config: &Config) -> Finding {
+    match config.tls.files() {
+        Ok(None) => Finding::Good("no certificate is configured: RTMPS is self-signed (OBS refuses that) and HTTPS is off".into()),
+        Ok(Some(files)) => match tls::load(&files) {
+            Ok(_) => Finding::Good(format!("the certificate {} and its key belong together", files.certificate.display())),
+            Err(error) => Finding::Wrong(error.to_string()),
+        },
+        Err(error) => Finding::Wrong(error.to_string()),
+    }
+}
+
+fn store(config: &Config) -> Finding {
+    // Only to see whether the address can be used: nothing is sent.
+    let remote = config
+        .edge
+        .url
+        .as_deref()
+        .map(|url| RemoteEdge::new(url, LinkSecret::new("")));
+    let remote = match remote.transpose() {
+        Ok(remote) => remote,
+        Err(error) => return Finding::Wrong(format!("edge.url: {error}")),
+    };
+    match Store::open(&config.store, &config.data, remote.as_ref()) {
+        Ok(_) => Finding::Good("the object store is configured".into()),
+        Err(error) => Finding::Wrong(error.to_string()),
+    }
+}

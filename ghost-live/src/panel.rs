@@ -1,0 +1,156 @@
+//! What `ghost-live up` prints when it is ready: everything to paste into an encoder, and where to look.
+
+use std::{
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
+};
+
+/// What the panel is made of.
+#[derive(Debug)]
+pub(crate) struct Panel<'a> {
+    /// Where plain RTMP listens.
+    pub(crate) rtmp: Option<SocketAddr>,
+    /// Where RTMPS listens, with the name that its trusted certificate holds for; `None` while the certificate is self-signed.
+    pub(crate) rtmps: Option<(SocketAddr, String)>,
+    /// Address that viewers use, without a slash at the end.
+    pub(crate) web: String,
+    /// The stream that is shown.
+    pub(crate) stream: &'a str,
+    /// Its key.
+    pub(crate) key: &'a str,
+    /// The secret of its studio link.
+    pub(crate) studio_secret: &'a str,
+    /// The data folder.
+    pub(crate) data: &'a Path,
+    /// Whether the demo publishes.
+    pub(crate) demo: bool,
+}
+
+/// The address by which others on the network reach this machine; `None` without a network.
+pub(crate) fn network_address() -> Option<IpAddr> {
+    // Connecting a UDP socket sends nothing: it only asks the routing table which address would be used.
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+    socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9)).ok()?;
+    let address = socket.local_addr().ok()?.ip();
+    (!address.is_loopback() && !address.is_unspecified()).then_some(address)
+}
+
+/// Addresses that reach a listener: the one it is bound to, or this machine and, where there is one, the network's.
+pub(crate) fn reachable(listen: SocketAddr) -> Vec<SocketAddr> {
+    if !listen.ip().is_unspecified() {
+        return vec![listen];
+    }
+    // `[::]` takes IPv4 as well.
+    let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
+    std::iter::once(local)
+        .chain(network_address())
+        .map(|ip| SocketAddr::new(ip, listen.port()))
+        .collect()
+}
+
+/// Addresses for the encoder's *server* field, best first, with a word on each.
+pub(crate) fn servers(
+    rtmp: Option<SocketAddr>,
+    rtmps: Option<&(SocketAddr, String)>,
+) -> Vec<(String, &'static str)> {
+    let encrypted = rtmps.map(|(address, name)| {
+        (
+            format!("rtmps://{name}:{}/live", address.port()),
+            "encrypted, from anywhere",
+        )
+    });
+    let plain = rtmp.into_iter().flat_map(reachable).map(|address| {
+        let note = match address.ip().is_loopback() {
+            true => "from this machine",
+            false => "from your network",
+        };
+        (format!("rtmp://{address}/live"), note)
+    });
+    encrypted.into_iter().chain(plain).collect()
+}
+
+impl Panel<'_> {
+    /// The text.
+    pub(crate) fn render(&self) -> String {
+        let mut text = String::from(
+            "\n  Ghost Live is running\n\n  In OBS: Settings, Stream, Service \"Custom...\"\n",
+        );
+        let mut line = |label: &str, value: &str, note: &str| {
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "    {label:<12} {value}{}{note}",
+                if note.is_empty() { "" } else { "   " }
+            );
+        };
+        for (index, (url, note)) in servers(self.rtmp, self.rtmps.as_ref()).iter().enumerate() {
+            line(if index == 0 { "Server" } else { "  or" }, url, note);
+        }
+        line("Stream key", self.key, "");
+        line("", "", "");
+        line("Watch", &format!("{}/watch/{}", self.web, self.stream), "");
+        if self.demo {
+            line(
+                "Demo",
+                &format!("{}/watch/{}", self.web, crate::demo::STREAM),
+                "the test picture, in a few seconds",
+            );
+        }
+        line(
+            "Studio",
+            &format!("{}/studio/{}#{}", self.web, self.stream, self.studio_secret),
+            "yours alone: the link is the key",
+        );
+        line("Data", &self.data.display().to_string(), "");
+        if self.rtmps.is_none() {
+            line("", "", "");
+            line(
+                "rtmps://",
+                "is offered once the certificate is trusted: OBS refuses self-signed ones.",
+                "",
+            );
+            line(
+                "",
+                "Name a certificate or a domain under [tls] in ghost-live.toml.",
+                "",
+            );
+        }
+        text.push_str("\n  Ctrl-C ends it.\n");
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn panel(rtmps: Option<(SocketAddr, String)>) -> String {
+        Panel {
+            rtmp: Some("127.0.0.1:1935".parse().unwrap()),
+            rtmps,
+            web: "http://127.0.0.1:8080".into(),
+            stream: "main",
+            key: "main_secret",
+            studio_secret: "studio-secret",
+            data: Path::new("./data"),
+            demo: false,
+        }
+        .render()
+    }
+
+    #[test]
+    fn rtmps_is_offered_only_with_a_trusted_certificate() {
+        let without = panel(None);
+        assert!(without.contains("rtmp://127.0.0.1:1935/live   from this machine"));
+        assert!(!without.contains("rtmps://live.example.org") && without.contains("self-signed"));
+        let with = panel(Some((
+            "0.0.0.0:1936".parse().unwrap(),
+            "live.example.org".into(),
+        )));
+        assert!(
+            with.contains("rtmps://live.example.org:1936/live") && !with.contains("self-signed")
+        );
+    }
+}

@@ -1,0 +1,502 @@
+//! `ghost-live up`, `media-core`, `edge`: starts the parts, joins them, and ends them cleanly.
+
+use std::{
+    fs,
+    io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, bail};
+use edge_worker::native as web;
+use media_core::{
+    broadcast::{Environment, Hub},
+    edge::{Edge, EdgeError, Link},
+    ingest::{Protocol, Server},
+    publish::{RemoteEdge, Store, store},
+    tls::{self, Certificates},
+    transcode,
+};
+use protocol::{
+    internal::{Admission, Admit, Open, OpenAnswer},
+    link_auth::LinkSecret,
+    names::{BroadcastId, StreamName},
+};
+use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    Files, assets,
+    config::Config,
+    demo,
+    panel::{self, Panel},
+};
+
+/// Publishers that wait to be taken by the hub: more than that at one moment are refused and come again.
+const PUBLISHERS: usize = 16;
+
+/// How long viewers who wait for a part are still answered after the broadcasts were closed: they learn of the end.
+const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// Random characters of a link secret.
+const SECRET_BYTES: usize = 32;
+
+/// Which parts run in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Parts {
+    /// Everything, and perhaps a test picture.
+    All {
+        /// Whether the test picture is published.
+        demo: bool,
+    },
+    /// Ingest, transcode and publish, for a remote edge.
+    MediaCore,
+    /// Playlists, media and pages.
+    Edge,
+}
+
+/// Runs parts until Ctrl-C or `SIGTERM`.
+///
+/// # Errors
+/// When something cannot start; a sentence for the operator.
+pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
+    let config = Config::load(files)?;
+    config.transcode.validate()?;
+    make_data_folder(&config.data)?;
+    let mut running = JoinSet::new();
+    // Two steps, so that viewers still hear of the end when the broadcasts have closed.
+    let (stop_media, stop_web) = (CancellationToken::new(), CancellationToken::new());
+
+    let (certificates, trusted) = certificates(&config, &mut running).await?;
+    let edge = match parts {
+        Parts::MediaCore => None,
+        Parts::All { .. } if config.edge.url.is_some() => None,
+        _ => Some(
+            start_edge(
+                &config,
+                parts,
+                &certificates,
+                trusted,
+                &mut running,
+                &stop_web,
+            )
+            .await?,
+        ),
+    };
+    let mut media = None;
+    if parts != Parts::Edge {
+        let (hub, addresses) = start_media(
+            &config,
+            edge.clone(),
+            &certificates,
+            &mut running,
+            &stop_media,
+        )
+        .await?;
+        media = Some(hub);
+        if let Some(edge) = &edge {
+            let demo = parts == Parts::All { demo: true };
+            print_panel(&config, edge, &addresses, trusted, demo)?;
+            if demo {
+                start_demo(edge, &addresses, &mut running, &stop_media)?;
+            }
+        }
+    }
+    tokio::select! {
+        () = interrupted() => tracing::info!("ending: broadcasts are closed and uploads finish"),
+        Some(ended) = running.join_next() => {
+            ended.context("a part ended by a defect")??;
+            bail!("a part ended by itself");
+        }
+    }
+    stop_media.cancel();
+    if let Some(media) = media {
+        media.await.context("the broadcasts ended by a defect")?;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    }
+    stop_web.cancel();
+    while let Some(ended) = running.join_next().await {
+        ended.context("a part ended by a defect")??;
+    }
+    Ok(())
+}
+
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let terminated = async {
+        match signal(SignalKind::terminate()) {
+            Ok(mut signals) => {
+                signals.recv().await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "SIGTERM cannot be caught: use Ctrl-C");
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}
+
+/// The data folder, for its owner alone: it has keys.
+fn make_data_folder(folder: &Path) -> anyhow::Result<()> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| format!("making the data folder {}", folder.display()))
+}
+
+/// The certificates of RTMPS and HTTPS, and whether somebody vouches for them.
+async fn certificates(
+    config: &Config,
+    running: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<(Certificates, bool)> {
+    let files = config.tls.files()?;
+    let trusted = files.is_some();
+    let files = match files {
+        Some(files) => files,
+        None => tls::self_signed(
+            &config.data,
+            &["localhost".to_owned(), "127.0.0.1".to_owned()],
+        )?,
+    };
+    let certificates = Certificates::from_files(&files)?;
+    let watched = certificates.clone();
+    running.spawn(async move {
+        watched.watch(files, tls::WATCH_INTERVAL).await;
+        Ok(())
+    });
+    Ok((certificates, trusted))
+}
+
+async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
+    let bound = match TcpListener::bind(address).await {
+        // A machine without IPv6.
+        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    };
+    bound.with_context(|| {
+        format!("cannot listen on {address}: set {key} to another address and port, or to \"off\"")
+    })
+}
+
+async fn start_edge(
+    config: &Config,
+    parts: Parts,
+    certificates: &Certificates,
+    trusted: bool,
+    running: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<web::Edge> {
+    let Some(store) = Store::open(&config.store, &config.data, None)?.object_store() else {
+        bail!(
+            "store.kind is \"edge\", which is for a box whose edge is elsewhere: use \"local\" or \"s3\""
+        );
+    };
+    let settings = web::Config {
+        data: edge_folder(config),
+        servers: panel::servers(config.ingest.rtmp.0, rtmps(config, trusted).as_ref())
+            .into_iter()
+            .map(|(url, note)| web::Server {
+                url,
+                note: note.to_owned(),
+            })
+            .collect(),
+        link_secret: match parts {
+            Parts::Edge => Some(link_secret(config, true)?),
+            _ => None,
+        },
+        cache_bytes: usize::try_from(config.web.cache_mib).unwrap_or(usize::MAX >> 20) << 20,
+        max_connections: config.web.max_connections,
+        ..web::Config::default()
+    };
+    let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;
+    for stream in config.stream_names() {
+        edge.ensure_stream(&stream)?;
+    }
+    if parts == (Parts::All { demo: true }) {
+        edge.ensure_stream(&demo::STREAM.parse()?)?;
+    }
+    let plain = match config.web.listen.0 {
+        Some(address) => Some(listen(address, "web.listen").await?),
+        None => None,
+    };
+    // HTTPS only with a certificate that browsers accept; nobody clicks through a warning to watch.
+    let encrypted = match config.web.tls_listen.0.filter(|_| trusted) {
+        Some(address) => Some(listen(address, "web.tls_listen").await?),
+        None => None,
+    };
+    let tls = tls::server_config(certificates, &[b"h2".as_slice(), b"http/1.1"])?;
+    let tls: web::Tls = Arc::new(move || Arc::clone(&tls));
+    for (listener, tls) in plain
+        .map(|plain| (plain, None))
+        .into_iter()
+        .chain(encrypted.map(|encrypted| (encrypted, Some(tls))))
+    {
+        let (edge, stop) = (edge.clone(), stop.clone());
+        running.spawn(async move {
+            web::serve(listener, edge, tls, stop).await;
+            Ok(())
+        });
+    }
+    let (runs, stop) = (edge.clone(), stop.clone());
+    running.spawn(async move {
+        runs.run(stop).await;
+        Ok(())
+    });
+    Ok(edge)
+}
+
+/// RTMPS as it is offered to encoders: with a certificate that they accept, under the name that it holds for.
+fn rtmps(config: &Config, trusted: bool) -> Option<(SocketAddr, String)> {
+    let address = config.ingest.rtmps.0.filter(|_| trusted)?;
+    Some((
+        address,
+        config
+            .public_host()
+            .unwrap_or_else(|| address.ip().to_string()),
+    ))
+}
+
+fn edge_folder(config: &Config) -> PathBuf {
+    config.data.join("edge")
+}
+
+/// Where encoders connect.
+struct Addresses {
+    rtmp: Option<SocketAddr>,
+    rtmps: Option<SocketAddr>,
+}
+
+async fn start_media(
+    config: &Config,
+    local: Option<web::Edge>,
+    certificates: &Certificates,
+    running: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<(tokio::task::JoinHandle<()>, Addresses)> {
+    let remote = match &config.edge.url {
+        Some(url) => Some(RemoteEdge::new(
+            url,
+            LinkSecret::new(link_secret(config, false)?),
+        )?),
+        None => None,
+    };
+    let edge: Arc<dyn Edge> = match (local, &remote) {
+        (Some(edge), _) => Arc::new(InProcess(edge)),
+        (None, Some(remote)) => Arc::new(remote.clone()),
+        (None, None) => bail!("there is no edge: set edge.url to where it is"),
+    };
+    let store = Store::open(&config.store, &config.data, remote.as_ref())?;
+    let started = Instant::now();
+    let transcode = config.transcode.clone();
+    let encoder =
+        tokio::task::spawn_blocking(move || transcode::choose_encoder(&transcode)).await?;
+    let (accept, publishers) = mpsc::channel(PUBLISHERS);
+    let rtmps = tls::server_config(certificates, &[])?;
+    let server = Server::bind(
+        config.ingest.clone(),
+        Some(rtmps),
+        Arc::clone(&edge),
+        Arc::new(accept),
+        started,
+    )
+    .await?;
+    let addresses = Addresses {
+        rtmp: server.address(Protocol::Rtmp),
+        rtmps: server.address(Protocol::Rtmps),
+    };
+    let environment = Environment {
+        edge,
+        store,
+        broadcast: config.broadcast.clone(),
+        transcode: config.transcode.clone(),
+        encoder,
+        publish: config.publish.clone(),
+        spool: config.data.join("spool"),
+        started,
+    };
+    let ingest_stop = stop.clone();
+    running.spawn(async move {
+        server.run(ingest_stop).await;
+        Ok(())
+    });
+    let hub = tokio::spawn(Hub::new(environment).run(publishers, stop.clone()));
+    Ok((hub, addresses))
+}
+
+/// The edge of the same process.
+struct InProcess(web::Edge);
+
+impl Edge for InProcess {
+    fn admit(
+        &self,
+        question: Admit,
+    ) -> futures::future::BoxFuture<'_, Result<Admission, EdgeError>> {
+        let answer = self.0.admit(&question).map_err(|error| match error {
+            web::EdgeError::Refused(refusal) => EdgeError::Refused(refusal.to_string()),
+            error => EdgeError::Unreachable(error.to_string()),
+        });
+        Box::pin(std::future::ready(answer))
+    }
+
+    fn open(
+        &self,
+        question: Open,
+    ) -> futures::future::BoxFuture<'_, Result<OpenAnswer, EdgeError>> {
+        Box::pin(async move {
+            self.0
+                .open(&question)
+                .await
+                .map_err(|error| EdgeError::Unreachable(error.to_string()))
+        })
+    }
+
+    fn connect(
+        &self,
+        broadcast: BroadcastId,
+    ) -> futures::future::BoxFuture<'_, Result<Link, EdgeError>> {
+        let web::Link { to_edge, from_edge } = self.0.connect(broadcast);
+        Box::pin(std::future::ready(Ok(Link { to_edge, from_edge })))
+    }
+}
+
+fn print_panel(
+    config: &Config,
+    edge: &web::Edge,
+    addresses: &Addresses,
+    trusted: bool,
+    demo: bool,
+) -> anyhow::Result<()> {
+    let streams = config.stream_names();
+    let Some(entry) = streams.first().and_then(|stream| edge.stream(stream)) else {
+        bail!("there is no stream");
+    };
+    let panel = Panel {
+        rtmp: addresses.rtmp,
+        rtmps: rtmps(config, trusted),
+        web: config.public_url(),
+        stream: entry.name.as_str(),
+        key: &entry.key,
+        studio_secret: &entry.studio_secret,
+        data: &config.data,
+        demo,
+    };
+    let mut out = std::io::stdout().lock();
+    out.write_all(panel.render().as_bytes())?;
+    out.flush()?;
+    Ok(())
+}
+
+fn start_demo(
+    edge: &web::Edge,
+    addresses: &Addresses,
+    running: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let entry = edge.ensure_stream(&demo::STREAM.parse()?)?;
+    let Some(rtmps) = addresses.rtmps else {
+        bail!("the demo publishes over RTMPS, and ingest.rtmps is off");
+    };
+    let url = format!("rtmps://127.0.0.1:{}/live/{}", rtmps.port(), entry.key);
+    running.spawn(demo::publish(url, stop.clone()));
+    Ok(())
+}
+
+/// The secret that box and edge share; `ghost-live edge` makes it.
+fn link_secret(config: &Config, make: bool) -> anyhow::Result<String> {
+    let path = config
+        .edge
+        .link_secret_file
+        .clone()
+        .unwrap_or_else(|| config.data.join("link-secret"));
+    if make && !path.exists() {
+        let mut random = [0; SECRET_BYTES];
+        getrandom::fill(&mut random).context("the system gives no random bits")?;
+        let text: String = random.iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("writing the link secret {}", path.display()))?;
+        file.write_all(text.as_bytes())?;
+    }
+    let text = fs::read_to_string(&path).with_context(|| {
+        format!(
+            "reading the link secret {} (edge.link_secret_file)",
+            path.display()
+        )
+    })?;
+    let secret = text.trim().to_owned();
+    if secret.len() < 32 {
+        bail!(
+            "the link secret in {} is too short: 32 characters or more",
+            path.display()
+        );
+    }
+    Ok(secret)
+}
+
+/// Prints the key of a stream.
+///
+/// # Errors
+/// When there is no such stream yet.
+pub(crate) fn show_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
+    let config = Config::load(files)?;
+    let directory = web::load_directory(&edge_folder(&config))?;
+    let entry = directory.stream(stream).with_context(|| {
+        format!("there is no stream {stream} yet: name it in the configuration and start once")
+    })?;
+    println!("{}", entry.key);
+    Ok(())
+}
+
+/// Gives a stream a new key and prints it. A running server takes it up by itself.
+///
+/// # Errors
+/// As [`show_key`].
+pub(crate) fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
+    let config = Config::load(files)?;
+    let folder = edge_folder(&config);
+    let mut directory = web::load_directory(&folder)?;
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).context("the system gives no random bits")?;
+    let key = directory.rotate_key(stream, random)?.key.clone();
+    web::save_directory(&folder, &directory)?;
+    println!("{key}");
+    Ok(())
+}
+
+/// Sets up the bucket of the configuration.
+///
+/// # Errors
+/// When no bucket is configured, or the server refuses.
+pub(crate) async fn init_bucket(files: &Files, expire_days: u32) -> anyhow::Result<()> {
+    let config = Config::load(files)?;
+    if config.store.kind != store::Kind::S3 {
+        bail!("no bucket is configured: set store.kind = \"s3\" and [store.s3]");
+    }
+    let s3 = &config.store.s3;
+    let credentials = s3.credentials()?;
+    let bucket = bucket::Bucket {
+        endpoint: s3.endpoint.clone(),
+        region: s3.region.clone(),
+        name: s3.bucket.clone(),
+        path_style: s3.path_style,
+        access_key_id: credentials.access_key_id,
+        secret_access_key: credentials.secret_access_key,
+    };
+    for step in bucket.init(expire_days).await? {
+        println!("{step}");
+    }
+    Ok(())
+}
