@@ -84,6 +84,7 @@ async function throughput(target) {
   const size = await until200(target);
   const agent = new http.Agent({ keepAlive: true, maxSockets: CONNECTIONS });
   const times = [];
+  const before = await usage();
   const end = performance.now() + seconds * 1000;
   const began = performance.now();
   await Promise.all(
@@ -98,20 +99,22 @@ async function throughput(target) {
   );
   const elapsed = performance.now() - began;
   agent.destroy();
+  const cpu = ((await usage()).cpuMs - before.cpuMs) / times.length;
   times.sort((a, b) => a - b);
-  return { rate: (times.length / elapsed) * 1000, p50: times[times.length >> 1], p99: times[Math.floor(times.length * 0.99)], size };
+  return { cpu, rate: (times.length / elapsed) * 1000, p50: times[times.length >> 1], p99: times[Math.floor(times.length * 0.99)], size };
 }
 
-/** Resident memory of workerd, MB. */
-async function resident() {
-  const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
-  let pages = 0;
-  for (const pid of pids) {
+/** What workerd has used so far: CPU time, ms, and resident memory, MB. CPU time says what wall time cannot on a busy machine. */
+async function usage() {
+  let [ticks, pages] = [0, 0];
+  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
     const stat = await readFile(`/proc/${pid}/stat`, "utf8").catch(() => "");
-    const after = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
-    if (stat.includes("(workerd)") && after[1] === String(process.pid)) pages += Number(after[21]);
+    const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+    if (!stat.includes("(workerd)") || fields[1] !== String(process.pid)) continue;
+    ticks += Number(fields[11]) + Number(fields[12]);
+    pages += Number(fields[21]);
   }
-  return (pages * 4096) / 1e6;
+  return { cpuMs: ticks * 10, residentMb: (pages * 4096) / 1e6 };
 }
 
 let msn = WINDOW;
@@ -119,16 +122,17 @@ let part = 0;
 /** From sending a part's message to the last of the waiters' answers, ms. */
 async function wakeUp(count) {
   const agent = new http.Agent({ keepAlive: true, maxSockets: Infinity });
-  const times = [];
+  const [times, cpu] = [[], []];
   for (let round = 0; round < 6; round++) {
     const waiting = Promise.all(Array.from({ length: count }, () => get(agent, playlist(`?_HLS_msn=${msn}&_HLS_part=${part}`))));
     await new Promise((resolve) => setTimeout(resolve, 500 + count * 2));
     const message = await core.part("v-720p30", msn, part, { announce: false });
+    const before = await usage();
     const start = performance.now();
-    const { type, ...rest } = message;
-    core.send({ type, ...rest });
+    core.send(message);
     const answers = await waiting;
     times.push(performance.now() - start);
+    cpu.push(((await usage()).cpuMs - before.cpuMs) / count);
     for (const { status, last } of answers) if (status !== 200) throw new Error(`one of ${count} waiters was answered with ${status}: ${last}`);
     for (const { name } of core.tracks) if (name !== "v-720p30") await core.part(name, msn, part);
     if (++part === 6) {
@@ -139,32 +143,35 @@ async function wakeUp(count) {
   }
   agent.destroy();
   // The first round opens the connections.
-  times.shift();
-  times.sort((a, b) => a - b);
-  return { p50: times[times.length >> 1], worst: times.at(-1) };
+  for (const list of [times, cpu]) {
+    list.shift();
+    list.sort((a, b) => a - b);
+  }
+  return { p50: times[times.length >> 1], worst: times.at(-1), cpu: cpu[cpu.length >> 1] };
 }
 
 const rows = [];
 const table = (...cells) => rows.push(cells.map(String));
-table("what", "answers/s", "p50 ms", "p99 ms", "bytes");
+table("what", "answers/s", "p50 ms", "p99 ms", "CPU ms each", "bytes");
 for (const [what, target] of [
   ["plain Worker (/healthz)", "/healthz"],
   ["playlist through the leaf object", playlist()],
   ["blocked playlist's body from the Cache API", playlist(`?_HLS_msn=${WINDOW - 1}&_HLS_part=5`)],
   ["init from the Cache API", `/media/${core.tracks[0].init}`],
 ]) {
-  const { rate, p50, p99, size } = await throughput(target);
-  table(what, rate.toFixed(0), p50.toFixed(1), p99.toFixed(1), size);
+  const { rate, p50, p99, cpu, size } = await throughput(target);
+  table(what, rate.toFixed(0), p50.toFixed(1), p99.toFixed(1), cpu.toFixed(2), size);
 }
-table("", "", "", "", "");
-table("one part wakes all waiters of an object", "", "p50 ms", "worst ms", "workerd MB");
+table("", "", "", "", "", "");
+table("one part wakes all waiters of an object", "waiters", "p50 ms", "worst ms", "CPU ms each", "workerd MB");
 for (const count of [10, 100, 1000]) {
-  const { p50, worst } = await wakeUp(count);
-  table(`${count} waiters`, "", p50.toFixed(0), worst.toFixed(0), (await resident()).toFixed(0));
+  const { p50, worst, cpu } = await wakeUp(count);
+  table("", count, p50.toFixed(0), worst.toFixed(0), cpu.toFixed(2), (await usage()).residentMb.toFixed(0));
 }
 
 const widths = rows[0].map((_, column) => Math.max(...rows.map((row) => row[column].length)));
-console.log(`workerd on ${os.cpus().length} × ${os.cpus()[0].model.trim()}, ${CONNECTIONS} connections, client on the same machine`);
+const [load] = os.loadavg();
+console.log(`workerd on ${os.cpus().length} × ${os.cpus()[0].model.trim()}, ${CONNECTIONS} connections, client on the same machine, load average ${load.toFixed(1)}`);
 for (const row of rows) console.log(row.map((cell, column) => (column ? cell.padStart(widths[column]) : cell.padEnd(widths[column]))).join("  ").trimEnd());
 core.socket.terminate();
 await miniflare.dispose();

@@ -412,7 +412,7 @@ async fn studio_answer(route: &Route, entry: &StreamEntry, env: &Env) -> Result<
             .unwrap_or_default();
         let servers: Vec<_> = servers
             .split_whitespace()
-            .map(|url| json!({ "url": url, "note": null }))
+            .map(|url| json!({ "url": url, "note": "" }))
             .collect();
         body.remove("name");
         body.insert("stream".to_owned(), json!(entry.name));
