@@ -117,6 +117,7 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
         Route::PutStream(name) => directory::put_stream(route, name, request, env).await?,
         Route::Open => stream::open(route, request, env).await?,
         Route::Put(key) => media::put(route, key, request, env).await?,
+        Route::Delete(key) => media::delete(route, key, env).await?,
         Route::Link(id) => {
             // A 101 cannot be changed on its way, so the object puts the edge's proof into it.
             let mut forwarded = RequestInit::new();

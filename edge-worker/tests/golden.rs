@@ -25,7 +25,10 @@ fn a_recorded_broadcast_gives_the_same_texts_as_ever() {
     ];
     for (track, live) in broadcast.tracks().iter().enumerate() {
         for (end, skip) in [("", false), (".delta", true)] {
-            texts.push((format!("{}{end}.m3u8", live.name()), Text::Media { track, skip }));
+            texts.push((
+                format!("{}{end}.m3u8", live.name()),
+                Text::Media { track, skip },
+            ));
         }
     }
     for (file, text) in texts {

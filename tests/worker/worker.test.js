@@ -1,6 +1,7 @@
 // The edge Worker in workerd, from outside: what a box and what viewers ask of it.
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
+import { readFile, writeFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { base32, Core, internal, proof } from "./core.js";
 import { newState, startEdge, wrangler } from "./edge.js";
@@ -258,6 +259,10 @@ describe("a viewer", () => {
     assert.equal(whole.headers.get("content-type"), "audio/mp4");
     assert.equal(createHash("sha256").update(Buffer.from(await whole.arrayBuffer())).digest("hex"), createHash("sha256").update(core.objects.get(segment)).digest("hex"));
     await assertRefused(`/media/${core.tracks[1].init}`, 416, { headers: { range: "bytes=1000-" } });
+    const spare = core.key("v-720p30", "77.TAG.m4s");
+    await core.store(spare, Buffer.from("soon gone"));
+    assert.equal((await internal(edge.url, SECRET, "DELETE", `/internal/media/${spare}`)).status, 204);
+    await assertRefused(`/media/${spare}`, 404);
   });
 
   test("who asks for what nobody knows gets 404 at once", async () => {
@@ -351,6 +356,34 @@ describe("a viewer", () => {
       if (!status.live) break;
       assert.ok(Date.now() < deadline, "the directory never heard of the end");
       await new Promise((resolve) => setTimeout(resolve, 200));
+    }
+  });
+});
+
+describe("a recorded broadcast", () => {
+  test("is rendered as the native edge renders it, byte for byte", async () => {
+    const folder = new URL("golden/", import.meta.url);
+    const messages = JSON.parse(await readFile(new URL("messages.json", folder), "utf8"));
+    const { stream, broadcast } = messages[0];
+    await newStream(stream);
+    const core = new Core({ edge: edge.url, secret: SECRET, stream });
+    Object.assign(core, { broadcast, sent: messages, seq: messages.length });
+    await core.open();
+    await core.dial();
+    const at = (path) => `/live/${stream}/${path}`;
+    await found(at("index.m3u8"));
+    const track = (name, query = "") => at(`${broadcast}/-/${name}/index.m3u8?_HLS_msn=16&_HLS_part=1${query}`);
+    for (const [file, path] of [
+      ["v-720p30.m3u8", track("v-720p30")],
+      ["v-720p30.delta.m3u8", track("v-720p30", "&_HLS_skip=YES")],
+      ["a-aac-128k.m3u8", track("a-aac-128k")],
+      ["a-aac-128k.delta.m3u8", track("a-aac-128k", "&_HLS_skip=YES")],
+      ["index.m3u8", at("index.m3u8")],
+      ["manifest.mpd", at("manifest.mpd")],
+    ]) {
+      const text = await (await found(path)).text();
+      if (process.env.UPDATE_GOLDEN) await writeFile(new URL(file, folder), text);
+      else assert.equal(text, await readFile(new URL(file, folder), "utf8"), file);
     }
   });
 });

@@ -60,6 +60,18 @@ pub(super) async fn put(
     )
 }
 
+/// `DELETE /internal/media/{key}`: caches may keep it, nobody is told of it any more.
+pub(super) async fn delete(route: &Route, key: &ObjectKey, env: &Env) -> Result<Response> {
+    env.bucket(binding::MEDIA)?.delete(key.to_string()).await?;
+    answer(
+        Some(route),
+        StatusCode::NO_CONTENT,
+        Caching::Never,
+        None,
+        Vec::new(),
+    )
+}
+
 /// `GET /media/{key}`.
 pub(super) async fn get(
     route: &Route,
@@ -115,6 +127,28 @@ fn names(tags: &str, etag: &str) -> bool {
         || tags
             .split(',')
             .any(|tag| tag.trim().trim_start_matches("W/") == etag)
+}
+
+/// The bytes of a part that was announced, for a segment that is put together on its way.
+pub(super) async fn part(
+    key: &ObjectKey,
+    origin: &str,
+    env: &Env,
+    context: &Context,
+) -> Result<Option<Vec<u8>>> {
+    let url = format!("{origin}/media/{key}");
+    if let Some(mut cached) = cached(&url, None).await? {
+        return cached.bytes().await.map(Some);
+    }
+    let Some(found) = read(env, key, None).await? else {
+        return Ok(None);
+    };
+    let route = Route::Object(key.clone());
+    let response = answer::with_headers(Some(&route), Caching::Immutable, found)?;
+    response
+        .headers()
+        .set("etag", &format!("\"{}\"", key.tag))?;
+    keep(response, url, context)?.bytes().await.map(Some)
 }
 
 /// What the cache has; with a range, those bytes of it.

@@ -60,6 +60,8 @@ pub(super) async fn get(
     );
     let growing = Growing {
         env,
+        context,
+        origin,
         request,
         address: address.clone(),
         sent: 0,
@@ -74,6 +76,9 @@ pub(super) async fn get(
 
 struct Growing {
     env: Env,
+    context: Context,
+    /// Where this Worker is reached: part of what the cache knows an object by.
+    origin: String,
     request: Request,
     address: TrackAddress,
     /// Parts sent so far.
@@ -88,10 +93,10 @@ impl Growing {
     async fn next(mut self) -> Result<Option<(Vec<u8>, Self)>> {
         loop {
             if let Some(key) = self.waiting.pop_front() {
-                let Some(mut part) = media::read(&self.env, &key, None).await? else {
+                let part = media::part(&key, &self.origin, &self.env, &self.context).await?;
+                let Some(bytes) = part else {
                     return Err("a part of a running segment is not in the store".into());
                 };
-                let bytes = part.bytes().await?;
                 self.sent += 1;
                 return Ok(Some((bytes, self)));
             }
