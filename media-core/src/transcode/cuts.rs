@@ -29,17 +29,21 @@ pub(super) struct Cuts {
 impl Cuts {
     /// A segment begins at the source's IDR.
     pub(super) fn at(&mut self, boundary: Boundary) {
-        self.waiting.push_back((
+        self.wait(
             boundary.msn,
             Begin::At(boundary.pts),
             boundary.discontinuity,
-        ));
+        );
     }
 
     /// A segment begins at the first frame that is presented after `after_pts` and was not decoded yet.
     pub(super) fn after(&mut self, msn: u64, after_pts: i64, discontinuity: bool) {
-        self.waiting
-            .push_back((msn, Begin::After(after_pts), discontinuity));
+        self.wait(msn, Begin::After(after_pts), discontinuity);
+    }
+
+    fn wait(&mut self, msn: u64, begin: Begin, discontinuity: bool) {
+        let place = self.waiting.partition_point(|(earlier, ..)| *earlier < msn);
+        self.waiting.insert(place, (msn, begin, discontinuity));
     }
 
     /// The boundary that the frame presented at `pts` begins.

@@ -404,12 +404,9 @@ fn damaged_packets_are_concealed_counted_and_cost_no_segment() {
         }
         packet.data = data.into();
     }
-    // Damage at a segment's first frame as well.
-    let idr = damaged
-        .packets
-        .iter()
-        .rposition(|packet| packet.idr)
-        .unwrap();
+    // A segment's first frame as well: it begins where pictures come again, at the next key frame, and the next segment one frame later.
+    let idrs = (0..damaged.packets.len()).filter(|n| damaged.packets[*n].idr);
+    let idr = idrs.rev().nth(1).unwrap();
     damaged.packets[idr].data = Bytes::from_static(&[0, 0, 0, 2, 0x65, 0x88]);
 
     let (transcoder, events) = damaged.start(&Config::default());
