@@ -48,7 +48,7 @@ pub fn router(edge: Edge) -> Router {
     Router::new().fallback(dispatch).with_state(edge)
 }
 
-async fn dispatch(State(edge): State<Edge>, request: Request<Body>) -> Response {
+pub(super) async fn dispatch(State(edge): State<Edge>, request: Request<Body>) -> Response {
     let (mut parts, body) = request.into_parts();
     let head = parts.method == Method::HEAD;
     let route = routes::parse(&parts.method, parts.uri.path(), parts.uri.query());

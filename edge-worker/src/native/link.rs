@@ -104,13 +104,7 @@ impl Edge {
         if !self.is_current(live) {
             return End::Refused("the stream has a newer broadcast".to_owned());
         }
-        if live.with(|b| b.ended().is_some()) && begun.is_none() {
-            // What was applied is applied; a box that only wants its last acknowledgement gets it with the welcome.
-            let seq = live.with(|b| b.seq());
-            live.durable(STORE_DEADLINE).await;
-            let _ = answers.send(ToCore::Welcome { seq }).await;
-            return End::Gone;
-        }
+        // One that has ended is linked too: its box may want the last acknowledgement; anything new is refused.
         let token = live.link_connected();
         let end = tokio::select! {
             end = self.exchange(live, begun, messages, answers) => end,

@@ -1182,3 +1182,84 @@ async fn the_internal_addresses_are_absent_without_a_secret() {
     shutdown.cancel();
     serving.await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_box_that_comes_back_to_an_ended_broadcast_is_acknowledged_and_then_refused() {
+    let bench = Bench::start().await;
+    let (mut source, link) = bench.on_air(2).await;
+    let close = source.close();
+    link.to_edge.send(close.clone()).await.unwrap();
+    bench.applied(source.seq).await;
+    drop(link);
+    let mut link = bench.edge.connect(id());
+    let known = match link.from_edge.recv().await {
+        Some(ToCore::Welcome { seq }) => seq,
+        other => panic!("{other:?}"),
+    };
+    link.to_edge.send(close).await.unwrap();
+    if known < source.seq {
+        assert_eq!(
+            link.from_edge.recv().await,
+            Some(ToCore::Ack { seq: source.seq })
+        );
+    }
+    let more = source.segment(1, 0, false).remove(0);
+    link.to_edge.send(more).await.unwrap();
+    match link.from_edge.recv().await {
+        Some(ToCore::Refused { reason }) => assert!(reason.contains("ended"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    bench.end().await;
+}
+
+#[tokio::test]
+async fn a_waiter_costs_less_than_four_kibibytes_beyond_its_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let edge = Edge::start(config(folder.path()), Arc::new(InMemory::new()), assets()).unwrap();
+    let request = axum::http::Request::new(axum::body::Body::empty());
+    let waiter = super::http::dispatch(axum::extract::State(edge), request);
+    let size = std::mem::size_of_val(&waiter);
+    assert!(size < 3 * 1_024, "the request's future has {size} bytes");
+}
+
+/// Not a test but a measurement: `cargo nextest run --release -p ghost-live-edge-worker --run-ignored only --no-capture wake_up`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, for a quiet machine"]
+async fn wake_up_of_a_thousand_waiters() {
+    let bench = Bench::start().await;
+    let (mut source, link) = bench.on_air(30).await;
+    let mut sockets = Vec::new();
+    for _ in 0..1_000 {
+        sockets.push(TcpStream::connect(bench.address).await.unwrap());
+    }
+    for _ in 0..5 {
+        let msn = source.msn;
+        let request = format!(
+            "GET {} HTTP/1.1\r\nhost: x\r\naccept-encoding: gzip\r\n\r\n",
+            playlist(id().as_str(), &format!("?_HLS_msn={msn}&_HLS_part=0"))
+        );
+        for socket in &mut sockets {
+            socket.write_all(request.as_bytes()).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let messages = source.segment(6, 0, false);
+        put_announced(&bench.store, &messages[0].message).await;
+        let began = std::time::Instant::now();
+        link.to_edge.send(messages[0].clone()).await.unwrap();
+        let mut buffer = vec![0; 64 * 1_024];
+        for socket in &mut sockets {
+            assert!(socket.read(&mut buffer).await.unwrap() > 0);
+        }
+        println!(
+            "1,000 waiters had their answers after {:?}",
+            began.elapsed()
+        );
+        bench.send(&link, &messages[1..]).await;
+        bench.applied(source.seq).await;
+        // What is left of the answers, so that the next round reads its own.
+        for socket in &mut sockets {
+            while socket.try_read(&mut buffer).is_ok_and(|n| n > 0) {}
+        }
+    }
+    bench.end().await;
+}
