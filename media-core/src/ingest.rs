@@ -24,6 +24,7 @@ pub mod cidr;
 mod config;
 mod connection;
 pub mod flv;
+pub mod fuzz;
 pub mod live;
 pub mod proxy;
 pub mod queue;

@@ -2,7 +2,9 @@
 //!
 //! A [`Certificates`] is the one holder: [`server_config`] makes any number of server configurations of it, each with its own ALPN, and
 //! what [`Certificates::install`] puts in is served from the next handshake on. It is filled from files that are watched
-//! ([`Certificates::watch`]), from a self-signed certificate ([`self_signed`]), or by ACME.
+//! ([`Certificates::watch`]), from a self-signed certificate ([`self_signed`]), or by ACME ([`acme`]).
+
+pub mod acme;
 
 use std::{
     collections::HashMap,
@@ -150,7 +152,6 @@ impl Certificates {
     }
 
     /// Answers ACME's TLS-ALPN-01 challenge for a domain; `None` ends it.
-    #[expect(dead_code, reason = "ACME follows")]
     fn challenge(&self, domain: &str, answer: Option<CertifiedKey>) {
         let mut challenges = self
             .0

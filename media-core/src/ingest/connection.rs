@@ -220,18 +220,30 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
         Ok(())
     }
 
-    /// Says the last thing and closes so that it arrives: closing with unread input would reset the connection and lose it.
-    async fn close(mut self) {
+    /// Says the last thing and closes so that it arrives: closing with unread input would reset the connection and lose it. A peer
+    /// that has unpublished closes first if it does so in time: `rtmp2sink` takes any other end for an error.
+    async fn close(mut self, peer_first: bool) {
         let closed = async {
             self.flush().await.ok()?;
-            self.io.shutdown().await.ok()?;
-            let mut left = CLOSE_MAX_BYTES;
-            while let Ok(count @ 1..) = self.io.read(&mut self.buffer).await {
-                left = left.checked_sub(count)?;
+            if peer_first {
+                let _ = timeout(CLOSE_DEADLINE, self.drain()).await;
             }
+            self.io.shutdown().await.ok()?;
+            self.drain().await;
             Some(())
         };
-        let _ = timeout(CLOSE_DEADLINE, closed).await;
+        let _ = timeout(2 * CLOSE_DEADLINE, closed).await;
+    }
+
+    /// Reads and throws away up to the peer's end.
+    async fn drain(&mut self) {
+        let mut left = CLOSE_MAX_BYTES;
+        while let Ok(count @ 1..) = self.io.read(&mut self.buffer).await {
+            match left.checked_sub(count) {
+                Some(rest) => left = rest,
+                None => return,
+            }
+        }
     }
 }
 
@@ -269,7 +281,7 @@ async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
     let request = match within(deadline, &admitting.shared, requested).await {
         Ok(request) => request,
         Err(cause) => {
-            connection.close().await;
+            connection.close(false).await;
             return (None, cause);
         }
     };
@@ -282,7 +294,7 @@ async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
         Ok(admitted) => admitted,
         Err(denial) => {
             connection.session.refuse(denial.refusal, &denial.sentence);
-            connection.close().await;
+            connection.close(false).await;
             return (denial.stream, Cause::Refused(denial.reason));
         }
     };
@@ -410,7 +422,7 @@ async fn media<S: AsyncRead + AsyncWrite + Unpin>(
             .refuse(Refusal::BadName, &cause.to_string()),
         _ => {}
     }
-    connection.close().await;
+    connection.close(matches!(cause, Cause::Unpublished)).await;
     (Some(stream), cause)
 }
 

@@ -127,7 +127,7 @@ async fn bytes_that_are_not_rtmp_are_cut_with_their_reason() {
     let mut server = Fixture::start().await;
     for (bytes, reason) in [
         (&b"GET / HTTP/1.1\r\n\r\n"[..], "its first byte is 0x47"),
-        (&[3; 8_000], "chunk stream"),
+        (&[3; 8_000], "a message of type 3 has 197379 bytes"),
         (&[0x16, 3, 1, 0, 5], "its first byte is 0x16"),
     ] {
         let mut client = Client::dial(server.rtmp).await;

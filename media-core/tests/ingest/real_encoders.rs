@@ -1,5 +1,7 @@
 //! Encoders as people use them.
 
+use std::process::Output;
+
 use ghost_live_media_core::{
     ingest::{Protocol, SecondPublisher},
     media::{IngestEvent, PublisherEnd},
@@ -54,6 +56,11 @@ fn assert_two_seconds(events: &[IngestEvent], min_frames: usize) {
     assert!(events.iter().filter(|event| is_idr(event)).count() >= 2);
 }
 
+fn assert_success(output: &Output) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {said}", output.status);
+}
+
 #[tokio::test]
 async fn ffmpeg_publishes_over_rtmp_with_the_key_as_the_name() {
     let mut server = Fixture::start().await;
@@ -90,7 +97,7 @@ async fn ffmpeg_publishes_over_rtmp_with_the_key_as_the_name() {
     };
     assert!(events.iter().any(is_reordered));
     assert_eq!(end, PublisherEnd::Unpublished);
-    assert!(finish(peer).await.status.success());
+    assert_success(&finish(peer).await);
     assert!(!Log::text().contains(KEY), "the key is in the log");
 }
 
@@ -109,7 +116,7 @@ async fn ffmpeg_publishes_over_rtmps_with_the_key_in_the_query() {
     let (events, end) = all(&mut publisher).await;
     assert_two_seconds(&events, 58);
     assert_eq!(end, PublisherEnd::Unpublished);
-    assert!(finish(peer).await.status.success());
+    assert_success(&finish(peer).await);
     assert!(!Log::text().contains(KEY), "the key is in the log");
 }
 
@@ -160,7 +167,7 @@ async fn gstreamer_rtmp2sink_publishes() {
     let (events, end) = all(&mut publisher).await;
     assert_two_seconds(&events, 50);
     assert_eq!(end, PublisherEnd::Unpublished);
-    assert!(finish(peer).await.status.success());
+    assert_success(&finish(peer).await);
 }
 
 #[tokio::test]
@@ -174,7 +181,7 @@ async fn librtmp_publishes() {
     let (events, end) = all(&mut publisher).await;
     assert_two_seconds(&events, 50);
     assert_eq!(end, PublisherEnd::Unpublished);
-    assert!(finish(peer).await.status.success());
+    assert_success(&finish(peer).await);
 }
 
 #[tokio::test]
@@ -253,6 +260,6 @@ async fn a_second_encoder_takes_over_where_the_configuration_says_so() {
     let (events, end) = all(&mut publisher).await;
     assert_two_seconds(&events, 58);
     assert_eq!(end, PublisherEnd::Unpublished);
-    assert!(finish(second).await.status.success());
+    assert_success(&finish(second).await);
     assert!(!finish(first).await.status.success());
 }

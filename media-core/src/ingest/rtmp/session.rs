@@ -627,3 +627,322 @@ fn object_of(properties: &[(&str, Value)]) -> Value {
         .map(|(name, value)| ((*name).to_owned(), value.clone()));
     Value::Object(owned.collect())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// A peer in memory.
+    struct Peer {
+        session: Session,
+        writer: chunk::Writer,
+        reader: chunk::Reader,
+        input: BytesMut,
+    }
+
+    impl Peer {
+        /// Past the handshake.
+        fn open() -> Self {
+            Self::with(Limits::default())
+        }
+
+        fn with(limits: Limits) -> Self {
+            let mut session = Session::new(limits, 9);
+            let mut hello = vec![0; 1 + handshake::PACKET_BYTES];
+            hello[0] = handshake::VERSION;
+            for byte in hello {
+                session.receive(&[byte]).unwrap();
+                assert_eq!(session.poll(), Ok(None));
+            }
+            assert_eq!(session.take_output().len(), 1 + 2 * handshake::PACKET_BYTES);
+            session.receive(&[0; handshake::PACKET_BYTES]).unwrap();
+            Self {
+                session,
+                writer: chunk::Writer::default(),
+                reader: chunk::Reader::new(1 << 20),
+                input: BytesMut::new(),
+            }
+        }
+
+        /// Up to the request to publish.
+        fn asked() -> Self {
+            let mut peer = Self::open();
+            let app = object_of(&[("app", "live".into())]);
+            peer.command(0, &["connect".into(), 1.0.into(), app]);
+            peer.command(0, &["createStream".into(), 2.0.into(), Value::Null]);
+            peer.command(
+                1,
+                &[
+                    "publish".into(),
+                    3.0.into(),
+                    Value::Null,
+                    "key".into(),
+                    "live".into(),
+                ],
+            );
+            let event = peer.session.poll().unwrap();
+            assert!(
+                matches!(event, Some(Event::Publish(PublishRequest { app, name, .. })) if app == "live" && name == "key")
+            );
+            peer
+        }
+
+        fn publishing() -> Self {
+            let mut peer = Self::asked();
+            peer.session.accept();
+            assert!(peer.session.is_publishing());
+            peer.answers();
+            peer
+        }
+
+        fn command(&mut self, stream_id: u32, values: &[Value]) {
+            let mut body = Vec::new();
+            for value in values {
+                amf::write(&mut body, value);
+            }
+            self.message(kind::COMMAND_AMF0, stream_id, &body);
+        }
+
+        fn message(&mut self, kind: u8, stream_id: u32, payload: &[u8]) {
+            let mut bytes = Vec::new();
+            self.writer.write(&mut bytes, 3, kind, stream_id, payload);
+            self.session.receive(&bytes).unwrap();
+        }
+
+        /// What the server sent: message types and payloads.
+        fn answers(&mut self) -> Vec<(u8, Bytes)> {
+            self.input.extend_from_slice(&self.session.take_output());
+            let mut answers = Vec::new();
+            while let Some(message) = self.reader.read(&mut self.input, &|_| 1 << 16).unwrap() {
+                if message.kind == kind::SET_CHUNK_SIZE {
+                    self.reader
+                        .set_chunk_size(u32_of(&message).unwrap())
+                        .unwrap();
+                }
+                answers.push((message.kind, message.payload));
+            }
+            answers
+        }
+
+        /// The codes of `onStatus` that the server sent.
+        fn codes(&mut self) -> Vec<String> {
+            let commands = self
+                .answers()
+                .into_iter()
+                .filter(|(kind, _)| *kind == kind::COMMAND_AMF0);
+            let values = commands.map(|(_, payload)| amf::read_all(&payload).unwrap());
+            let statuses = values.filter(|values| values[0].as_str() == Some("onStatus"));
+            statuses
+                .map(|values| {
+                    values[3]
+                        .get("code")
+                        .and_then(Value::as_str)
+                        .unwrap()
+                        .to_owned()
+                })
+                .collect()
+        }
+    }
+
+    fn video(timestamp: u32, payload: &'static [u8]) -> Option<Event> {
+        Some(Event::Video {
+            timestamp,
+            payload: Bytes::from_static(payload),
+        })
+    }
+
+    #[test]
+    fn nothing_is_read_until_a_publisher_is_admitted() {
+        let mut peer = Peer::asked();
+        peer.message(kind::VIDEO, 1, b"early");
+        assert_eq!(peer.session.poll(), Ok(None));
+        peer.session.accept();
+        assert_eq!(peer.codes(), ["NetStream.Publish.Start"]);
+        assert_eq!(peer.session.poll(), Ok(video(0, b"early")));
+
+        let mut peer = Peer::asked();
+        peer.message(kind::VIDEO, 1, b"early");
+        peer.session.refuse(Refusal::BadName, "taken");
+        assert_eq!(peer.codes(), ["NetStream.Publish.BadName"]);
+        assert_eq!(peer.session.poll(), Ok(None));
+        peer.session.accept();
+        assert!(!peer.session.is_publishing());
+
+        // Without a request, media is dropped.
+        let mut peer = Peer::open();
+        peer.message(kind::VIDEO, 1, b"early");
+        assert_eq!(peer.session.poll(), Ok(None));
+    }
+
+    #[test]
+    fn input_ahead_of_an_answer_and_answers_that_nobody_takes_are_bounded() {
+        let mut peer = Peer::asked();
+        let flood = vec![0; 1 << 16];
+        let refused = (0..10).find_map(|_| peer.session.receive(&flood).err());
+        assert_eq!(
+            refused,
+            Some(Error::Input(Limits::default().max_input_bytes))
+        );
+
+        let mut peer = Peer::with(Limits {
+            max_output_bytes: 10_000,
+            ..Limits::default()
+        });
+        let error = (0..1_000).find_map(|_| {
+            peer.command(0, &["getStreamLength".into(), 1.0.into()]);
+            peer.session.poll().err()
+        });
+        assert_eq!(error, Some(Error::Output(10_000)));
+    }
+
+    #[test]
+    fn the_peers_chunk_size_holds_from_the_next_chunk_on() {
+        let mut peer = Peer::publishing();
+        for size in [1u32, 4_096, 65_536, 0x7fff_ffff] {
+            peer.message(kind::SET_CHUNK_SIZE, 0, &size.to_be_bytes());
+            peer.writer.set_chunk_size(size);
+            peer.message(kind::VIDEO, 1, &[7; 10_000]);
+            assert!(
+                matches!(peer.session.poll(), Ok(Some(Event::Video { payload, .. })) if payload.len() == 10_000)
+            );
+        }
+        peer.message(kind::SET_CHUNK_SIZE, 0, &[0; 4]);
+        assert_eq!(peer.session.poll(), Err(chunk::Error::ChunkSize(0).into()));
+    }
+
+    #[test]
+    fn bytes_are_acknowledged_within_the_peers_window_and_a_window_of_0_does_no_harm() {
+        for window in [0, 20_000u32, u32::MAX] {
+            let mut peer = Peer::publishing();
+            peer.message(kind::WINDOW_ACKNOWLEDGEMENT_SIZE, 0, &window.to_be_bytes());
+            assert_eq!(peer.session.poll(), Ok(None));
+            let mut acknowledged = Vec::new();
+            for _ in 0..100 {
+                peer.message(kind::AUDIO, 1, &[0; 1_000]);
+                while peer.session.poll().unwrap().is_some() {}
+                let answers = peer
+                    .answers()
+                    .into_iter()
+                    .filter(|(kind, _)| *kind == kind::ACKNOWLEDGEMENT);
+                acknowledged.extend(
+                    answers.map(|(_, payload)| u32::from_be_bytes(payload[..].try_into().unwrap())),
+                );
+            }
+            assert!(acknowledged.is_sorted());
+            let window = u64::from(window.max(MIN_WINDOW_BYTES));
+            assert!(
+                peer.session.received - acknowledged.last().copied().unwrap_or(0) as u64 <= window
+            );
+            assert!(
+                acknowledged.len() < 20,
+                "{} acknowledgements",
+                acknowledged.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_ping_is_answered_and_a_short_control_message_is_malformed() {
+        let mut peer = Peer::publishing();
+        peer.message(kind::USER_CONTROL, 0, &[0, 6, 1, 2, 3, 4]);
+        assert_eq!(peer.session.poll(), Ok(None));
+        assert_eq!(
+            peer.answers(),
+            [(kind::USER_CONTROL, Bytes::from_static(&[0, 7, 1, 2, 3, 4]))]
+        );
+        peer.message(kind::USER_CONTROL, 0, &[0]);
+        assert_eq!(
+            peer.session.poll(),
+            Err(Error::Malformed(kind::USER_CONTROL))
+        );
+    }
+
+    #[test]
+    fn every_way_to_unpublish_ends_the_stream_once() {
+        for (name, argument) in [
+            ("FCUnpublish", "key".into()),
+            ("deleteStream", Value::from(1.0)),
+            ("closeStream", Value::Null),
+        ] {
+            let mut peer = Peer::publishing();
+            peer.command(1, &[name.into(), 4.0.into(), Value::Null, argument.clone()]);
+            peer.command(1, &[name.into(), 5.0.into(), Value::Null, argument]);
+            assert_eq!(peer.session.poll(), Ok(Some(Event::Unpublished)), "{name}");
+            assert_eq!(peer.session.poll(), Ok(None));
+            assert_eq!(peer.codes(), ["NetStream.Unpublish.Success"]);
+        }
+        let mut peer = Peer::publishing();
+        peer.command(
+            0,
+            &["deleteStream".into(), 4.0.into(), Value::Null, 2.0.into()],
+        );
+        assert_eq!(peer.session.poll(), Ok(None));
+        assert!(peer.session.is_publishing());
+    }
+
+    #[test]
+    fn an_aggregate_gives_its_messages_with_their_times() {
+        let mut peer = Peer::publishing();
+        let mut body = vec![9, 0, 0, 2, 0, 0, 100, 0, 0, 0, 0, b'a', b'b', 0, 0, 0, 13];
+        body.extend_from_slice(&[8, 0, 0, 1, 0, 0, 140, 0, 0, 0, 0, b'c']);
+        peer.message(kind::AGGREGATE, 1, &body);
+        assert_eq!(peer.session.poll(), Ok(video(0, b"ab")));
+        let payload = Bytes::from_static(b"c");
+        assert_eq!(
+            peer.session.poll(),
+            Ok(Some(Event::Audio {
+                timestamp: 40,
+                payload
+            }))
+        );
+        assert_eq!(peer.session.poll(), Ok(None));
+        body.pop();
+        peer.message(kind::AGGREGATE, 1, &body);
+        let mut results = std::iter::from_fn(|| Some(peer.session.poll()));
+        assert!(results.any(|result| result == Err(Error::Malformed(kind::AGGREGATE))));
+    }
+
+    #[test]
+    fn commands_and_data_in_amf3_messages_are_read() {
+        let mut peer = Peer::publishing();
+        peer.message(kind::DATA_AMF3, 1, &[0, 5]);
+        assert_eq!(
+            peer.session.poll(),
+            Ok(Some(Event::Script(Bytes::from_static(&[5]))))
+        );
+        let mut body = vec![0];
+        for value in ["closeStream".into(), 1.0.into(), Value::Null] {
+            amf::write(&mut body, &value);
+        }
+        peer.message(kind::COMMAND_AMF3, 1, &body);
+        assert_eq!(peer.session.poll(), Ok(Some(Event::Unpublished)));
+    }
+
+    #[test]
+    fn players_and_commands_out_of_order_are_refused() {
+        let mut peer = Peer::open();
+        peer.command(
+            0,
+            &["publish".into(), 3.0.into(), Value::Null, "key".into()],
+        );
+        assert_eq!(peer.session.poll(), Err(Error::Command("publish")));
+        let mut peer = Peer::open();
+        peer.command(1, &["play".into(), 3.0.into(), Value::Null, "demo".into()]);
+        assert_eq!(peer.session.poll(), Err(Error::Play));
+        assert_eq!(peer.codes(), ["NetStream.Play.Failed"]);
+        let mut session = Session::new(Limits::default(), 0);
+        session.receive(b"GET /").unwrap();
+        assert_eq!(session.poll(), Err(Error::Version(b'G')));
+    }
+
+    #[test]
+    fn a_request_to_publish_does_not_show_its_key() {
+        let request = PublishRequest {
+            app: "live?key=secret".into(),
+            name: "secret".into(),
+            encoder: None,
+        };
+        assert!(!format!("{request:?}").contains("secret"));
+    }
+}
