@@ -70,7 +70,7 @@ pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
     // Two steps, so that viewers still hear of the end when the broadcasts have closed.
     let (stop_media, stop_web) = (CancellationToken::new(), CancellationToken::new());
 
-    let (certificates, trusted) = certificates(&config, &mut running).await?;
+    let (certificates, trusted) = certificates(&config, &mut running, &stop_web)?;
     let edge = match parts {
         Parts::MediaCore => None,
         Parts::All { .. } if config.edge.url.is_some() => None,
@@ -153,9 +153,10 @@ fn make_data_folder(folder: &Path) -> anyhow::Result<()> {
 }
 
 /// The certificates of RTMPS and HTTPS, and whether somebody vouches for them.
-async fn certificates(
+fn certificates(
     config: &Config,
     running: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
 ) -> anyhow::Result<(Certificates, bool)> {
     let files = config.tls.files()?;
     let trusted = files.is_some();
@@ -167,9 +168,10 @@ async fn certificates(
         )?,
     };
     let certificates = Certificates::from_files(&files)?;
-    let watched = certificates.clone();
+    let (watched, stop) = (certificates.clone(), stop.clone());
     running.spawn(async move {
-        watched.watch(files, tls::WATCH_INTERVAL).await;
+        // The watch itself never ends.
+        stop.run_until_cancelled(watched.watch(files, tls::WATCH_INTERVAL)).await;
         Ok(())
     });
     Ok((certificates, trusted))
