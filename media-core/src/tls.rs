@@ -193,7 +193,7 @@ impl ResolvesServerCert for Certificates {
 }
 
 /// A server's configuration: these certificates, and ALPN as the server wants it (`h2`, `http/1.1`; nothing for RTMPS). The challenge of
-/// ACME is answered beside it.
+/// ACME is answered beside it where there is ALPN.
 ///
 /// # Errors
 /// [`Error::Tls`] when the TLS library is built without what is needed.

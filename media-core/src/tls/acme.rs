@@ -1,6 +1,6 @@
 //! Certificates by ACME (RFC 8555): an account and certificates kept in the data folder, renewed in time.
 //!
-//! A domain is validated by TLS-ALPN-01 (RFC 8737), which any listener of [`server_config`](super::server_config) answers where port 443
+//! A domain is validated by TLS-ALPN-01 (RFC 8737), which a listener of [`server_config`](super::server_config) with ALPN answers where port 443
 //! reaches it, or by HTTP-01, whose answers the web server takes from [`Http01`] where port 80 reaches it.
 
 use std::{
