@@ -19,7 +19,7 @@ use crate::{
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// How long a connect, and then the edge's first message, may take.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
-/// How long the edge may say nothing while messages wait for its acknowledgement. It stores once a segment, every few seconds.
+/// How long the edge may say nothing while a segment waits for its acknowledgement.
 const SILENCE: Duration = Duration::from_secs(20);
 /// Messages kept for a replay: half an hour of five tracks with the edge away, about 16 MiB. Beyond it the broadcast ends: its
 /// playlists have long stood still, and a new broadcast starts clean.
@@ -67,6 +67,8 @@ pub struct Outbox {
     kept: VecDeque<ToEdge>,
     /// Number of the last message sent on this connection.
     sent: u64,
+    /// Number of the last one among them that makes the edge store.
+    stores: u64,
 }
 
 impl Outbox {
@@ -76,6 +78,7 @@ impl Outbox {
             first: first_seq,
             kept: VecDeque::new(),
             sent: first_seq - 1,
+            stores: 0,
         }
     }
 
@@ -104,6 +107,7 @@ impl Outbox {
         }
         self.ack(seq)?;
         self.sent = seq;
+        self.stores = 0;
         Ok(())
     }
 
@@ -136,8 +140,11 @@ impl Outbox {
     }
 
     /// The message that [`Outbox::next`] gave is on its way.
-    pub fn sent(&mut self) {
+    pub fn sent(&mut self, message: &ToEdge) {
         self.sent += 1;
+        if matches!(message, ToEdge::Segment(_) | ToEdge::Closed { .. }) {
+            self.stores = self.sent;
+        }
     }
 
     /// Whether the edge has stored everything.
@@ -145,9 +152,10 @@ impl Outbox {
         self.kept.is_empty()
     }
 
-    /// Whether something was sent that the edge has not acknowledged.
+    /// Whether something was sent that the edge stores, and thus acknowledges, soon. It stores once a segment: parts alone may wait for
+    /// as long as the object store is down.
     pub fn awaits_ack(&self) -> bool {
-        self.sent >= self.first
+        self.stores >= self.first
     }
 }
 
@@ -260,8 +268,8 @@ async fn carry(
             }
             permit = link.to_edge.reserve(), if next.is_some() => match (permit, next) {
                 (Ok(permit), Some(message)) => {
+                    outbox.sent(&message.message);
                     permit.send(message);
-                    outbox.sent();
                 }
                 _ => return Ok(false),
             },

@@ -1,0 +1,41 @@
+# shellcheck shell=bash
+# What only the tests need, installed once outside the checkout, in $tools. Sourced by ./test after scripts/setup.sh; seconds when warm.
+#
+# Versions are pinned: a newer server or encoder must not change a verdict by itself. A test whose tool is missing fails with a sentence
+# that names this file; none is skipped.
+
+# cargo_tool BINARY CRATE VERSION [CARGO OPTION...]: a program built from crates.io, once a version.
+cargo_tool() {
+  local binary=$1 crate=$2 version=$3
+  shift 3
+  [ -x "$tools/bin/$binary" ] && [ "$(cat "$tools/$binary.version" 2>/dev/null)" = "$version" ] && return
+  say "Installing $crate $version into $tools (some minutes)"
+  # A folder of its own: what these are built with is of no use to the workspace.
+  CARGO_TARGET_DIR=$tools/build cargo install --quiet --locked --root "$tools" --version "$version" --force "$@" "$crate"
+  printf '%s' "$version" >"$tools/$binary.version"
+  rm -rf "$tools/build"
+}
+
+# python_tools REQUIREMENT...: packages from PyPI in a venv of the tests.
+python_tools() {
+  [ "$(cat "$tools/venv/requirements" 2>/dev/null)" = "$*" ] && return
+  packages "to install the tests' Python tools" python3-venv
+  say "Installing $* into $tools/venv"
+  python3 -m venv --clear "$tools/venv"
+  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "$@"
+  printf '%s' "$*" >"$tools/venv/requirements"
+}
+
+packages "an encoder that publishes, and an independent reader of playlists" ffmpeg
+packages "the browser of the end-to-end tests" chromium
+packages "to build the tools from crates.io" curl ca-certificates build-essential pkg-config cmake
+
+# The test runner, and the check of licences and sources.
+command -v cargo-nextest >/dev/null || cargo_tool cargo-nextest cargo-nextest 0.9.143
+cargo_tool cargo-deny cargo-deny 0.20.2
+# A real S3 server over a folder, with conditional requests and ranges; it has neither CORS nor lifecycle rules.
+cargo_tool s3s-fs s3s-fs 0.14.1 --features binary
+# A mock of S3 that has those two, for `bucket init`.
+python_tools 'moto[server]==5.2.5'
+
+export GHOST_LIVE_TOOLS=$tools
