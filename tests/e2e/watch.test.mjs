@@ -41,7 +41,7 @@ describe('an RTMPS publish plays in the browser', () => {
 
   before(async () => {
     await mkdir(shots, { recursive: true });
-    server = await startServer();
+    server = await startServer({ config: '[streams.main]\n[streams.demo]\n' });
     encoder = publishClock(await server.rtmps());
     browser = await launch();
     await server.live();

@@ -36,7 +36,7 @@ export function publishClock(url, { encode, fps = 30, log = false } = {}) {
     '-hide_banner', '-loglevel', 'warning',
     '-f', 'rawvideo', '-pix_fmt', 'yuv420p', '-s', `${WIDTH}x${HEIGHT}`, '-r', String(fps), '-i', 'pipe:0',
     '-re', '-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000',
-    '-map', '0:v', '-map', '1:a', ...video, '-pix_fmt', 'yuv420p', '-c:a', 'aac', '-b:a', '96k', '-ac', '2', '-f', 'flv', url,
+    '-map', '0:v', '-map', '1:a', '-shortest', ...video, '-pix_fmt', 'yuv420p', '-c:a', 'aac', '-b:a', '96k', '-ac', '2', '-f', 'flv', url,
   ];
   const encoder = spawn('ffmpeg', args, { stdio: ['pipe', 'ignore', log ? 'inherit' : 'ignore'] });
   const buffer = Buffer.alloc((WIDTH * HEIGHT * 3) / 2, 128);
