@@ -21,6 +21,6 @@ export type IconName = keyof typeof shapes;
 
 export function icon(name: IconName): SVGSVGElement {
   const holder = document.createElement('template');
-  holder.innerHTML = `<svg class="icon ${name}" viewBox="0 0 24 24" aria-hidden="true" focusable="false">${shapes[name]}</svg>`;
+  holder.innerHTML = `<svg class="icon icon-${name}" viewBox="0 0 24 24" aria-hidden="true" focusable="false">${shapes[name]}</svg>`;
   return holder.content.firstElementChild as SVGSVGElement;
 }
