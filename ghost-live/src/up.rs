@@ -171,7 +171,8 @@ fn certificates(
     let (watched, stop) = (certificates.clone(), stop.clone());
     running.spawn(async move {
         // The watch itself never ends.
-        stop.run_until_cancelled(watched.watch(files, tls::WATCH_INTERVAL)).await;
+        stop.run_until_cancelled(watched.watch(files, tls::WATCH_INTERVAL))
+            .await;
         Ok(())
     });
     Ok((certificates, trusted))
