@@ -1,6 +1,8 @@
 // The playlists and segments as other readers see them, and the LL-HLS requests that a player makes, by a client of our own.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
 import { publishClock } from './support/clock.mjs';
@@ -130,6 +132,45 @@ describe('the end of a broadcast', () => {
       assert.deepEqual(await stopped, { code: 0, signal: null });
     } finally {
       await encoder.kill();
+    }
+  });
+});
+
+describe('an encoder with a key frame every 250 frames and B-frames, as OBS has on a custom server', () => {
+  test('is cut all the same: the source goes on as an encode behind a discontinuity', async () => {
+    const server = await startServer();
+    const encode = ['-c:v', 'libx264', '-preset', 'ultrafast', '-g', '250', '-bf', '2', '-b:v', '2500k'];
+    const encoder = publishClock(await server.rtmps(), { encode });
+    try {
+      await server.live();
+      const master = await until('the multivariant playlist', () => server.text('/live/main/index.m3u8'));
+      const relative = master.split('\n').find((line) => line.includes('/v-source/'));
+      const media = new URL(relative, `${server.url}/live/main/index.m3u8`);
+      const text = await until('segments behind the forced cut', async () => {
+        const body = await (await fetch(media)).text();
+        return body.split('#EXTINF').length > 3 && body;
+      }, 40);
+      const durations = [...text.matchAll(/#EXTINF:([0-9.]+)/g)].map((match) => Number(match[1]));
+      assert.ok(durations.every((seconds) => seconds < 4.5), durations.join(' '));
+      assert.ok(text.includes('#EXT-X-DISCONTINUITY\n'), text);
+      assert.ok(new Set([...text.matchAll(/#EXT-X-MAP:URI="([^"]+)"/g)].map((match) => match[1])).size > 1, 'a new header');
+      // FFmpeg 5.1 keeps the first header of a playlist, so each header is read with its own segments.
+      const groups = [];
+      for (const [, map, uri] of text.matchAll(/#EXT-X-MAP:URI="([^"]+)"|^(\/media\/\S+)$/gm)) {
+        if (map) groups.push([map]);
+        else groups.at(-1).push(uri);
+      }
+      for (const uris of groups.filter((group) => group.length > 1)) {
+        const bytes = await Promise.all(uris.map(async (uri) => Buffer.from(await (await fetch(new URL(uri, media))).arrayBuffer())));
+        const file = join(server.folder, 'group.mp4');
+        await writeFile(file, Buffer.concat(bytes));
+        const { code, stderr } = await run('ffmpeg', ['-hide_banner', '-v', 'error', '-xerror', '-i', file, '-f', 'null', '-']);
+        assert.equal(code, 0, stderr);
+        assert.equal(stderr, '');
+      }
+    } finally {
+      await encoder.kill();
+      await server.stop();
     }
   });
 });

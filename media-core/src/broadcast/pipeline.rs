@@ -38,7 +38,7 @@ pub(super) enum PipelineError {
 enum SourceTrack {
     /// The publisher's own packets.
     Untouched,
-    /// A cut was forced, so it is an encode, or follows a rung, from here on; its first frame is still to be decoded.
+    /// A cut was forced: it becomes an encode, or follows a rung, as soon as the first frame of that segment is decoded.
     Ending {
         /// The segment that the publisher's own packets do not reach any more.
         from_msn: u64,
@@ -252,7 +252,7 @@ impl Pipeline {
             Event::Ended { rung } => self.ended(&rung),
             Event::Failed { rung, error } => {
                 tracing::error!(%rung, %error, "an encoder failed; the next rung takes its place");
-                Ok(())
+                self.encoder_failed(&rung)
             }
             // The transcoder has logged these; the ladder changes at `sheds_at`.
             Event::Overloaded { .. } | Event::Dropped { .. } | Event::Drained => Ok(()),
@@ -364,9 +364,9 @@ impl Pipeline {
         if let SourceTrack::Ending { from_msn, encode } = self.source_track
             && boundary.msn >= from_msn
         {
+            // The publisher's own packets end here. An encode goes on with `Added`, which comes next.
             let chunks = self.source.packager.finish();
             self.give(&self.source_name.clone(), chunks)?;
-            self.source_track = SourceTrack::Encoded;
             if !encode {
                 tracing::info!(
                     "the source has no key frames and the machine no room for another encode: the best rung stands in for it"
@@ -446,33 +446,29 @@ impl Pipeline {
     /// From the boundary that was forced on, the source's track is an encode.
     fn source_is_encoded(&mut self, rendition: &Rendition) -> Result<(), PipelineError> {
         let SourceTrack::Ending { from_msn, .. } = self.source_track else {
-            // `Resolved` came first.
-            return self.announce_encoded_source(rendition, None);
+            return Ok(());
         };
-        self.announce_encoded_source(rendition, Some(from_msn))
-    }
-
-    fn announce_encoded_source(
-        &mut self,
-        rendition: &Rendition,
-        from_msn: Option<u64>,
-    ) -> Result<(), PipelineError> {
-        // The publisher's own packets end here, whichever of `Added` and `Resolved` came first.
-        let chunks = self.source.packager.finish();
-        self.give(&self.source_name.clone(), chunks)?;
         self.source
             .packager
             .reconfigure(&rendition.config.avcc, Some(rendition.frame_rate))?;
         self.source.frame_rate = Some(rendition.frame_rate);
         self.source.nominal_bps = rendition.peak_bps.into();
-        let from_msn = from_msn.unwrap_or(self.cutter.next_msn().saturating_sub(1));
-        self.publisher.track(video_announcement(
-            &self.source_name,
-            &self.source,
-            from_msn,
-        ))?;
+        let announcement = video_announcement(&self.source_name, &self.source, from_msn);
+        self.publisher.track(announcement)?;
         self.source_track = SourceTrack::Encoded;
         Ok(())
+    }
+
+    /// An encoder ended before its time.
+    fn encoder_failed(&mut self, name: &TrackName) -> Result<(), PipelineError> {
+        match self.source_track {
+            // The encode of the source never began: no `Ended` will come.
+            SourceTrack::Ending { from_msn, .. } if *name == self.source_name => {
+                self.follow_best(name, from_msn)
+            }
+            // The next boundary sheds it, and `Ended` gives its place to the next rung.
+            _ => Ok(()),
+        }
     }
 
     /// Other parameter sets begin at this IDR, in every track behind a discontinuity.
@@ -500,6 +496,9 @@ impl Pipeline {
         let Some(from_msn) = self.shed.get(name).copied() else {
             return Ok(());
         };
+        if *name == self.source_name && self.source_track == SourceTrack::Aliased {
+            return Ok(());
+        }
         let track = match *name == self.source_name {
             true => Some(&mut self.source),
             false => self.rungs.get_mut(name),
