@@ -36,7 +36,7 @@ mod text;
 
 pub use edge::{Edge, EdgeError, Studio, StudioNotes, TrackSummary};
 pub use files::{FileError, load_directory, save_directory};
-pub use http::router;
+pub use http::{Http01, router};
 pub use link::Link;
 pub use server::{Tls, serve};
 

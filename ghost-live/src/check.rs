@@ -4,11 +4,15 @@ use std::{net::TcpListener, process::ExitCode};
 
 use media_core::{
     publish::{RemoteEdge, Store},
-    tls, transcode,
+    tls::{self, acme},
+    transcode,
 };
 use protocol::link_auth::LinkSecret;
 
-use crate::{Files, config::Config};
+use crate::{
+    Files,
+    config::{Certificate, Config},
+};
 
 /// What was found of one thing.
 enum Finding {
@@ -26,7 +30,7 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
         }
     };
     let mut findings = vec![Finding::Good("the configuration can be read".into())];
-    findings.push(match config.transcode.validate() {
+    findings.push(match config.validate() {
         Ok(()) => Finding::Good(format!(
             "the ladder has {} rungs below the source",
             config.transcode.ladder.len()
@@ -34,7 +38,7 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
         Err(error) => Finding::Wrong(error.to_string()),
     });
     findings.extend(ports(&config));
-    findings.push(certificate(&config));
+    findings.extend(certificate(&config));
     findings.push(store(&config));
     let probed = tokio::task::spawn_blocking(transcode::probe)
         .await
@@ -65,11 +69,7 @@ fn ports(config: &Config) -> Vec<Finding> {
         ("web.listen", config.web.listen.0),
         (
             "web.tls_listen",
-            config
-                .web
-                .tls_listen
-                .0
-                .filter(|_| config.tls.cert.is_some()),
+            config.web.tls_listen.0.filter(|_| config.tls.is_trusted()),
         ),
         ("ingest.rtmp", config.ingest.rtmp.0),
         ("ingest.rtmps", config.ingest.rtmps.0),
@@ -89,15 +89,49 @@ fn ports(config: &Config) -> Vec<Finding> {
     .collect()
 }
 
-fn certificate(config: &Config) -> Finding {
-    match config.tls.files() {
-        Ok(None) => Finding::Good("no certificate is configured: RTMPS is self-signed (OBS refuses that) and HTTPS is off".into()),
-        Ok(Some(files)) => match tls::load(&files) {
-            Ok(_) => Finding::Good(format!("the certificate {} and its key belong together", files.certificate.display())),
-            Err(error) => Finding::Wrong(error.to_string()),
-        },
+fn certificate(config: &Config) -> Vec<Finding> {
+    let files = match config.tls.certificate() {
+        Ok(Certificate::SelfSigned) => {
+            return vec![Finding::Good("no certificate is configured: RTMPS is self-signed (OBS refuses that) and HTTPS is off".into())];
+        }
+        Ok(Certificate::Acme(acme)) => return acme_ports(config, acme),
+        Ok(Certificate::Files(files)) => files,
+        // Said by `validate` already.
+        Err(_) => return Vec::new(),
+    };
+    vec![match tls::load(&files) {
+        Ok(_) => Finding::Good(format!(
+            "the certificate {} and its key belong together",
+            files.certificate.display()
+        )),
         Err(error) => Finding::Wrong(error.to_string()),
-    }
+    }]
+}
+
+/// What the certificate authority must be able to reach. Whether it can is seen only from outside.
+fn acme_ports(config: &Config, acme: &acme::Config) -> Vec<Finding> {
+    let (challenge, outside, key, listen) = match acme.challenge {
+        acme::Challenge::TlsAlpn01 => ("tls-alpn-01", 443, "web.tls_listen", config.web.tls_listen),
+        acme::Challenge::Http01 => ("http-01", 80, "web.listen", config.web.listen),
+    };
+    let here = match listen.0 {
+        Some(address) if address.port() == outside => String::new(),
+        Some(address) => format!(
+            "; forward it to port {}, or set {key} to port {outside}",
+            address.port()
+        ),
+        // Said by `validate` already.
+        None => return Vec::new(),
+    };
+    let domains = acme.domains.iter();
+    domains
+        .map(|domain| {
+            Finding::Good(format!(
+                "{} gives {domain} a certificate by {challenge} once port {outside}/tcp of {domain} reaches {key} from outside{here}",
+                acme.directory
+            ))
+        })
+        .collect()
 }
 
 fn store(config: &Config) -> Finding {

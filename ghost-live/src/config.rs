@@ -3,15 +3,17 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    net::Ipv6Addr,
+    net::{IpAddr, Ipv6Addr},
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use media_core::{
     broadcast,
     ingest::{self, Listen},
-    publish, tls, transcode,
+    publish,
+    tls::{self, acme},
+    transcode,
 };
 use protocol::names::StreamName;
 use serde::{Deserialize, Serialize};
@@ -101,27 +103,50 @@ pub(crate) struct Tls {
     pub(crate) cert: Option<PathBuf>,
     /// Its private key, PEM.
     pub(crate) key: Option<PathBuf>,
+    /// A certificate authority that gives certificates by itself.
+    pub(crate) acme: acme::Config,
+}
+
+/// Where the certificate comes from.
+#[derive(Debug)]
+pub(crate) enum Certificate<'a> {
+    /// Made at the first start; encoders and browsers do not trust it.
+    SelfSigned,
+    /// From files.
+    Files(tls::Files),
+    /// From a certificate authority, by ACME.
+    Acme(&'a acme::Config),
 }
 
 impl Tls {
-    /// The files, where they are configured.
+    /// Where the certificate comes from.
     ///
     /// # Errors
-    /// When only one of the two is.
-    pub(crate) fn files(&self) -> anyhow::Result<Option<tls::Files>> {
+    /// A sentence with the key that contradicts another, or is missing.
+    pub(crate) fn certificate(&self) -> anyhow::Result<Certificate<'_>> {
+        let by_acme = !self.acme.domains.is_empty();
         match (&self.cert, &self.key) {
-            (Some(certificate), Some(key)) => Ok(Some(tls::Files {
+            (Some(_), Some(_)) if by_acme => bail!(
+                "tls.cert and tls.acme.domains are both set: use either files or a certificate authority"
+            ),
+            (Some(certificate), Some(key)) => Ok(Certificate::Files(tls::Files {
                 certificate: certificate.clone(),
                 key: key.clone(),
             })),
-            (None, None) => Ok(None),
             (Some(_), None) => {
-                anyhow::bail!("tls.cert is set and tls.key is not: a certificate needs its key")
+                bail!("tls.cert is set and tls.key is not: a certificate needs its key")
             }
             (None, Some(_)) => {
-                anyhow::bail!("tls.key is set and tls.cert is not: a key needs its certificate")
+                bail!("tls.key is set and tls.cert is not: a key needs its certificate")
             }
+            (None, None) if by_acme => Ok(Certificate::Acme(&self.acme)),
+            (None, None) => Ok(Certificate::SelfSigned),
         }
+    }
+
+    /// Whether encoders and browsers accept the certificate.
+    pub(crate) fn is_trusted(&self) -> bool {
+        !matches!(self.certificate(), Ok(Certificate::SelfSigned) | Err(_))
     }
 }
 
@@ -135,12 +160,22 @@ pub(crate) struct RemoteEdge {
     pub(crate) link_secret_file: Option<PathBuf>,
 }
 
-/// A stream.
+/// A stream. That it is named is all there is to say.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct Stream {
-    /// What the pages call it.
-    pub(crate) title: Option<String>,
+pub(crate) struct Stream {}
+
+/// A number that works only within a range.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    /// Its key with its table.
+    pub(crate) key: &'static str,
+    /// What it is.
+    pub(crate) value: u64,
+    /// The least.
+    pub(crate) low: u64,
+    /// The most.
+    pub(crate) high: u64,
 }
 
 impl Config {
@@ -173,10 +208,202 @@ impl Config {
         toml::from_str(text).map_err(|error| explain::explain(path.to_owned(), text, &error))
     }
 
+    /// Looks for what can be read and yet cannot work.
+    ///
+    /// # Errors
+    /// A sentence with the key.
+    pub(crate) fn validate(&self) -> anyhow::Result<()> {
+        self.transcode.validate()?;
+        for limit in self.limits() {
+            if !(limit.low..=limit.high).contains(&limit.value) {
+                bail!(
+                    "{} is {}: use {} to {}",
+                    limit.key,
+                    limit.value,
+                    limit.low,
+                    limit.high
+                );
+            }
+        }
+        if self.ingest.queue_bytes < self.ingest.max_message_bytes {
+            bail!(
+                "ingest.queue_bytes is {}, less than ingest.max_message_bytes ({}): one message must fit",
+                self.ingest.queue_bytes,
+                self.ingest.max_message_bytes
+            );
+        }
+        for (key, url) in [
+            ("web.public_url", &self.web.public_url),
+            ("edge.url", &self.edge.url),
+        ] {
+            if let Some(url) = url
+                && !url.starts_with("http://")
+                && !url.starts_with("https://")
+            {
+                bail!("{key} is {url:?}: begin it with https:// or http://");
+            }
+        }
+        match self.tls.certificate()? {
+            Certificate::Acme(acme) => self.validate_acme(acme),
+            Certificate::Files(_) | Certificate::SelfSigned => Ok(()),
+        }
+    }
+
+    fn validate_acme(&self, acme: &acme::Config) -> anyhow::Result<()> {
+        for domain in &acme.domains {
+            if domain.starts_with('*') {
+                bail!(
+                    "tls.acme.domains has {domain:?}: a wildcard is validated by DNS alone; name each domain"
+                );
+            }
+            let is_label = |label: &str| {
+                !label.is_empty() && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+            };
+            if domain.parse::<IpAddr>().is_ok() || !domain.split('.').all(is_label) {
+                bail!(
+                    "tls.acme.domains has {domain:?}, which is not a domain such as live.example.org"
+                );
+            }
+        }
+        if let Some(contact) = &acme.contact
+            && !contact.starts_with("mailto:")
+        {
+            bail!("tls.acme.contact is {contact:?}: write it as \"mailto:operator@example.org\"");
+        }
+        if !acme.directory.starts_with("https://") {
+            bail!(
+                "tls.acme.directory is {:?}: begin it with https://",
+                acme.directory
+            );
+        }
+        if self.edge.url.is_some() {
+            bail!(
+                "tls.acme.domains is set, and with edge.url there is no web server here that the certificate authority could ask: \
+                 use tls.cert and tls.key"
+            );
+        }
+        match acme.challenge {
+            acme::Challenge::TlsAlpn01 if self.web.tls_listen.0.is_none() => bail!(
+                "tls.acme.challenge is \"tls-alpn-01\", which web.tls_listen answers, and that is off: switch it on, or use \"http-01\""
+            ),
+            acme::Challenge::Http01 if self.web.listen.0.is_none() => bail!(
+                "tls.acme.challenge is \"http-01\", which web.listen answers, and that is off: switch it on, or use \"tls-alpn-01\""
+            ),
+            acme::Challenge::TlsAlpn01 | acme::Challenge::Http01 => Ok(()),
+        }
+    }
+
+    /// The numbers that have a range; those of `[transcode]` check themselves.
+    pub(crate) fn limits(&self) -> Vec<Limit> {
+        let (web, ingest, broadcast, publish) =
+            (&self.web, &self.ingest, &self.broadcast, &self.publish);
+        let limit = |key, value, low, high| Limit {
+            key,
+            value,
+            low,
+            high,
+        };
+        // A count that is beyond u64 does not exist.
+        let count = |value: usize| u64::try_from(value).unwrap_or(u64::MAX);
+        vec![
+            limit("web.cache_mib", web.cache_mib.into(), 1, 1 << 20),
+            limit(
+                "web.max_connections",
+                count(web.max_connections),
+                1,
+                1_000_000,
+            ),
+            limit(
+                "ingest.handshake_deadline_ms",
+                ingest.handshake_deadline_ms,
+                500,
+                60_000,
+            ),
+            limit(
+                "ingest.admission_deadline_ms",
+                ingest.admission_deadline_ms,
+                500,
+                60_000,
+            ),
+            limit("ingest.silence_ms", ingest.silence_ms, 1_000, 300_000),
+            limit(
+                "ingest.max_message_bytes",
+                count(ingest.max_message_bytes),
+                1 << 16,
+                0xff_ffff,
+            ),
+            limit(
+                "ingest.max_bitrate_bps",
+                ingest.max_bitrate_bps,
+                100_000,
+                1_000_000_000,
+            ),
+            limit(
+                "ingest.max_connections",
+                count(ingest.max_connections),
+                1,
+                100_000,
+            ),
+            limit(
+                "ingest.max_connections_per_address",
+                count(ingest.max_connections_per_address),
+                1,
+                100_000,
+            ),
+            limit(
+                "ingest.max_unadmitted",
+                count(ingest.max_unadmitted),
+                1,
+                100_000,
+            ),
+            limit(
+                "ingest.queue_events",
+                count(ingest.queue_events),
+                64,
+                65_536,
+            ),
+            limit(
+                "ingest.queue_bytes",
+                count(ingest.queue_bytes),
+                1 << 20,
+                1 << 30,
+            ),
+            limit(
+                "broadcast.reconnect_s",
+                broadcast.reconnect_s.into(),
+                0,
+                300,
+            ),
+            limit("broadcast.window_s", broadcast.window_s.into(), 20, 86_400),
+            limit("publish.memory_mib", publish.memory_mib.into(), 8, 65_536),
+            limit("publish.spool_mib", publish.spool_mib.into(), 0, 1 << 24),
+            limit(
+                "publish.parallel_puts",
+                count(publish.parallel_puts),
+                3,
+                256,
+            ),
+            limit(
+                "publish.parallel_deletes",
+                count(publish.parallel_deletes),
+                1,
+                64,
+            ),
+        ]
+    }
+
     /// The address that viewers use, without a slash at the end.
     pub(crate) fn public_url(&self) -> String {
         if let Some(url) = &self.web.public_url {
             return url.trim_end_matches('/').to_owned();
+        }
+        if let (Some(domain), Some(https)) = (self.tls.acme.domains.first(), self.web.tls_listen.0)
+        {
+            // TLS-ALPN-01 works only where port 443 leads here, whatever the port is called on this machine.
+            return match (self.tls.acme.challenge, https.port()) {
+                (acme::Challenge::TlsAlpn01, _) | (_, 443) => format!("https://{domain}"),
+                (acme::Challenge::Http01, port) => format!("https://{domain}:{port}"),
+            };
         }
         let address = self.web.listen.0.or(self.web.tls_listen.0);
         match address.and_then(|address| panel::reachable(address).last().copied()) {
@@ -185,8 +412,20 @@ impl Config {
         }
     }
 
+    /// The name under which encoders find a trusted certificate: of the public address, or the first that the certificate is for.
+    pub(crate) fn rtmps_host(&self) -> Option<String> {
+        let (domains, host) = (&self.tls.acme.domains, self.public_host());
+        match domains.first() {
+            Some(first) => Some(
+                host.filter(|host| domains.contains(host))
+                    .unwrap_or_else(|| first.clone()),
+            ),
+            None => host,
+        }
+    }
+
     /// Host name of the public address.
-    pub(crate) fn public_host(&self) -> Option<String> {
+    fn public_host(&self) -> Option<String> {
         let url = self.web.public_url.as_deref()?;
         let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
         let authority = rest.split('/').next().unwrap_or_default();
@@ -203,5 +442,282 @@ impl Config {
             true => "main".parse().into_iter().collect(),
             false => self.streams.keys().cloned().collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// The reference, checked here against the code.
+    const REFERENCE: &str = include_str!("../../docs/configuration.md");
+
+    fn parse(text: &str) -> Result<Config, explain::Problem> {
+        Config::parse(Path::new("ghost-live.toml"), text)
+    }
+
+    fn refusal(text: &str) -> String {
+        parse(text).unwrap().validate().unwrap_err().to_string()
+    }
+
+    /// A row of the reference.
+    #[derive(Debug)]
+    struct Row {
+        key: String,
+        default: String,
+        meaning: String,
+    }
+
+    /// The sections of the reference that document a table: its heading, such as `[web]`, and its rows.
+    fn sections() -> Vec<(&'static str, Vec<Row>)> {
+        let sections = REFERENCE.split("\n## ").skip(1);
+        sections
+            .map(|section| {
+                let (heading, body) = section.split_once('\n').unwrap();
+                let rows = body.lines().filter(|line| line.starts_with("| `"));
+                let rows = rows.map(|line| {
+                    let cells: Vec<_> =
+                        line.trim_matches('|').split(" | ").map(str::trim).collect();
+                    let [key, default, meaning] = cells[..] else {
+                        panic!("not three cells: {line}");
+                    };
+                    Row {
+                        key: key.trim_matches('`').to_owned(),
+                        default: default.trim_matches('`').to_owned(),
+                        meaning: meaning.to_owned(),
+                    }
+                });
+                (heading, rows.collect())
+            })
+            .collect()
+    }
+
+    /// Dotted path of a table by its heading; empty for the top level.
+    fn table_path(heading: &str) -> String {
+        match heading {
+            "Top level" => String::new(),
+            table => table.replace(['[', ']'], ""),
+        }
+    }
+
+    /// The keys that the code takes in a table: those that the parser lists when it meets one that there is not.
+    fn keys_of(heading: &str) -> Vec<String> {
+        let header = match heading {
+            "Top level" => "",
+            table => table,
+        };
+        let text = format!("{}\nno_such_key = 1\n", header.replace("NAME", "main"));
+        let error = toml::from_str::<Config>(&text).unwrap_err();
+        let message = error.message();
+        assert!(
+            message.contains("unknown field `no_such_key`"),
+            "{heading}: {message}"
+        );
+        let keys = explain::expected(message);
+        keys.into_iter().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn the_reference_has_every_key_of_the_code_and_no_other() {
+        let headings: Vec<_> = sections()
+            .iter()
+            .map(|(heading, _)| table_path(heading))
+            .collect();
+        for (heading, rows) in sections() {
+            let path = table_path(heading);
+            let child = |key: &str| match path.as_str() {
+                "" => key.to_owned(),
+                path => format!("{path}.{key}"),
+            };
+            let in_code: std::collections::BTreeSet<_> = keys_of(heading).into_iter().collect();
+            let tables = headings.iter().filter_map(|other| {
+                let (parent, key) = other.rsplit_once('.').unwrap_or(("", other));
+                (parent == path && !key.is_empty() && key != "NAME").then(|| key.to_owned())
+            });
+            // `streams` is documented by the table of one stream.
+            let streams = (path.is_empty() && headings.iter().any(|other| other == "streams.NAME"))
+                .then(|| "streams".to_owned());
+            let keys = rows.iter().map(|row| row.key.clone());
+            let documented: std::collections::BTreeSet<_> =
+                keys.chain(tables).chain(streams).collect();
+            assert_eq!(documented, in_code, "{heading}");
+            for row in &rows {
+                assert!(!row.meaning.is_empty(), "{}", child(&row.key));
+            }
+        }
+    }
+
+    #[test]
+    fn the_reference_has_the_defaults_of_the_code() {
+        let defaults = toml::Value::try_from(Config::default()).unwrap();
+        for (heading, rows) in sections() {
+            let path = table_path(heading);
+            let parts = path.split('.').filter(|part| !part.is_empty());
+            let table = match heading {
+                // One of several: what the code gives a rung, or a stream, of which only the necessary is said.
+                "[[transcode.ladder]]" => {
+                    let text = "[[transcode.ladder]]\nheight = 720\nbitrate_bps = 1_000_000\n";
+                    let rung = parse(text).unwrap().transcode.ladder.remove(0);
+                    let mut rung = toml::Value::try_from(rung).unwrap();
+                    for given in ["height", "bitrate_bps"] {
+                        rung.as_table_mut().unwrap().remove(given).unwrap();
+                    }
+                    rung
+                }
+                "[streams.NAME]" => toml::Value::try_from(Stream::default()).unwrap(),
+                _ => parts.fold(defaults.clone(), |table, part| table[part].clone()),
+            };
+            for row in rows {
+                let documented = match row.default.as_str() {
+                    "–" => None,
+                    value => {
+                        let text = format!("value = {value}");
+                        Some(text.parse::<toml::Table>().unwrap()["value"].clone())
+                    }
+                };
+                assert_eq!(
+                    documented.as_ref(),
+                    table.get(&row.key),
+                    "{heading} {}",
+                    row.key
+                );
+            }
+        }
+    }
+
+    fn with_commas(value: u64) -> String {
+        let digits = value.to_string();
+        let mut text = String::new();
+        for (index, digit) in digits.chars().enumerate() {
+            if index > 0 && (digits.len() - index) % 3 == 0 {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        text
+    }
+
+    #[test]
+    fn the_reference_has_the_ranges_of_the_code() {
+        let sections = sections();
+        for limit in Config::default().limits() {
+            let (table, key) = limit.key.rsplit_once('.').unwrap();
+            let (_, rows) = sections
+                .iter()
+                .find(|(heading, _)| table_path(heading) == table)
+                .unwrap();
+            let row = rows.iter().find(|row| row.key == key).unwrap();
+            let range = format!("{} to {}", with_commas(limit.low), with_commas(limit.high));
+            assert!(row.meaning.contains(&range), "{}: {range}", limit.key);
+        }
+    }
+
+    #[test]
+    fn the_example_of_the_reference_works() {
+        let example = REFERENCE.split("```toml\n").nth(1).unwrap();
+        let example = example.split("```").next().unwrap();
+        let config = parse(example).unwrap_or_else(|problem| panic!("{problem}"));
+        config.validate().unwrap();
+        assert_eq!(config.public_url(), "https://live.example.org");
+        assert_eq!(config.transcode.ladder.len(), 2);
+    }
+
+    #[test]
+    fn defaults_are_valid_and_a_number_out_of_its_range_is_named() {
+        Config::default().validate().unwrap();
+        for limit in Config::default().limits() {
+            let (table, key) = limit.key.rsplit_once('.').unwrap();
+            let set = |value: u64| format!("[{table}]\n{key} = {value}\n");
+            assert_eq!(
+                refusal(&set(limit.high + 1)),
+                format!(
+                    "{} is {}: use {} to {}",
+                    limit.key,
+                    limit.high + 1,
+                    limit.low,
+                    limit.high
+                )
+            );
+            if let Some(below) = limit.low.checked_sub(1) {
+                assert!(refusal(&set(below)).starts_with(limit.key));
+            }
+        }
+        assert_eq!(
+            refusal("[broadcast]\nwindow_s = 19\n"),
+            "broadcast.window_s is 19: use 20 to 86400"
+        );
+    }
+
+    #[test]
+    fn keys_that_contradict_each_other_are_refused_by_name() {
+        for (text, keys) in [
+            ("[tls]\ncert = \"a.pem\"\n", ["tls.cert", "tls.key"]),
+            ("[tls]\nkey = \"a.pem\"\n", ["tls.key", "tls.cert"]),
+            (
+                "[tls]\ncert = \"a.pem\"\nkey = \"b.pem\"\nacme.domains = [\"a.example\"]\n",
+                ["tls.cert", "tls.acme.domains"],
+            ),
+            (
+                "[tls.acme]\ndomains = [\"a.example\"]\n[web]\ntls_listen = \"off\"\n",
+                ["tls.acme.challenge", "web.tls_listen"],
+            ),
+            (
+                "[tls.acme]\ndomains = [\"a.example\"]\nchallenge = \"http-01\"\n[web]\nlisten = \"off\"\n",
+                ["tls.acme.challenge", "web.listen"],
+            ),
+            (
+                "[tls.acme]\ndomains = [\"a.example\"]\n[edge]\nurl = \"https://b.example\"\n",
+                ["tls.acme.domains", "edge.url"],
+            ),
+            (
+                "[tls.acme]\ndomains = [\"*.example\"]\n",
+                ["tls.acme.domains", "wildcard"],
+            ),
+            (
+                "[tls.acme]\ndomains = [\"192.0.2.1\"]\n",
+                ["tls.acme.domains", "192.0.2.1"],
+            ),
+            (
+                "[tls.acme]\ndomains = [\"a.example\"]\ncontact = \"me@a.example\"\n",
+                ["tls.acme.contact", "mailto:"],
+            ),
+            (
+                "[web]\npublic_url = \"live.example.org\"\n",
+                ["web.public_url", "https://"],
+            ),
+            (
+                "[ingest]\nqueue_bytes = 2_000_000\n",
+                ["ingest.queue_bytes", "ingest.max_message_bytes"],
+            ),
+        ] {
+            let refusal = refusal(text);
+            assert!(
+                keys.iter().all(|key| refusal.contains(key)),
+                "{text}: {refusal}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_domain_is_what_viewers_and_encoders_are_given() {
+        let acme = "[tls.acme]\ndomains = [\"live.example.org\", \"tv.example.org\"]\n";
+        let config = parse(acme).unwrap();
+        assert!(config.tls.is_trusted());
+        assert_eq!(config.public_url(), "https://live.example.org");
+        assert_eq!(config.rtmps_host().unwrap(), "live.example.org");
+        let config = parse(&format!("{acme}challenge = \"http-01\"\n")).unwrap();
+        assert_eq!(config.public_url(), "https://live.example.org:8443");
+        for (public, host) in [
+            ("tv.example.org", "tv.example.org"),
+            // In front of another name there is a proxy, and RTMPS does not go through it.
+            ("cdn.example.org", "live.example.org"),
+        ] {
+            let text = format!("{acme}[web]\npublic_url = \"https://{public}/\"\n");
+            let config = parse(&text).unwrap();
+            assert_eq!(config.public_url(), format!("https://{public}"));
+            assert_eq!(config.rtmps_host().unwrap(), host);
+        }
+        assert!(!Config::default().tls.is_trusted());
     }
 }

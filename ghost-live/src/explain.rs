@@ -86,7 +86,8 @@ fn quoted<'a>(message: &'a str, before: &str) -> Option<&'a str> {
     message.split_once(before)?.1.split('`').next()
 }
 
-fn expected(message: &str) -> Vec<&str> {
+/// The names that a parser's message says it would have taken.
+pub(crate) fn expected(message: &str) -> Vec<&str> {
     let Some((_, list)) = message.split_once("expected ") else {
         return Vec::new();
     };

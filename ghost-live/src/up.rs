@@ -17,7 +17,7 @@ use media_core::{
     edge::{Edge, EdgeError, Link},
     ingest::{Protocol, Server},
     publish::{RemoteEdge, Store, store},
-    tls::{self, Certificates},
+    tls::{self, Certificates, acme::Issuer},
     transcode,
 };
 use protocol::{
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     Files, assets,
-    config::Config,
+    config::{Certificate, Config},
     demo,
     panel::{self, Panel},
 };
@@ -64,34 +64,32 @@ pub(crate) enum Parts {
 /// When something cannot start; a sentence for the operator.
 pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
     let config = Config::load(files)?;
-    config.transcode.validate()?;
+    config.validate()?;
     make_data_folder(&config.data)?;
     let mut running = JoinSet::new();
     // Two steps, so that viewers still hear of the end when the broadcasts have closed.
     let (stop_media, stop_web) = (CancellationToken::new(), CancellationToken::new());
 
-    let (certificates, trusted) = certificates(&config, &mut running, &stop_web)?;
+    let mut identity = identity(&config, &mut running, &stop_web)?;
+    let trusted = identity.trusted;
     let edge = match parts {
         Parts::MediaCore => None,
         Parts::All { .. } if config.edge.url.is_some() => None,
-        _ => Some(
-            start_edge(
-                &config,
-                parts,
-                &certificates,
-                trusted,
-                &mut running,
-                &stop_web,
-            )
-            .await?,
-        ),
+        _ => Some(start_edge(&config, parts, &identity, &mut running, &stop_web).await?),
     };
+    if let Some(issuer) = identity.issuer.take() {
+        let stop = stop_web.clone();
+        running.spawn(async move {
+            stop.run_until_cancelled(issuer.run()).await;
+            Ok(())
+        });
+    }
     let mut media = None;
     if parts != Parts::Edge {
         let (hub, addresses) = start_media(
             &config,
             edge.clone(),
-            &certificates,
+            &identity.certificates,
             &mut running,
             &stop_media,
         )
@@ -152,30 +150,50 @@ fn make_data_folder(folder: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("making the data folder {}", folder.display()))
 }
 
-/// The certificates of RTMPS and HTTPS, and whether somebody vouches for them.
-fn certificates(
+/// The certificates of RTMPS and HTTPS.
+struct Identity {
+    certificates: Certificates,
+    /// Whether somebody vouches for them.
+    trusted: bool,
+    /// Orders and renews them, once there is a web server for the certificate authority to ask.
+    issuer: Option<Issuer>,
+}
+
+fn identity(
     config: &Config,
     running: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
-) -> anyhow::Result<(Certificates, bool)> {
-    let files = config.tls.files()?;
-    let trusted = files.is_some();
-    let files = match files {
-        Some(files) => files,
-        None => tls::self_signed(
-            &config.data,
-            &["localhost".to_owned(), "127.0.0.1".to_owned()],
-        )?,
+) -> anyhow::Result<Identity> {
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let source = config.tls.certificate()?;
+    let files = match &source {
+        Certificate::Files(files) => files.clone(),
+        // Until a certificate is issued, connections of this machine's own still need one.
+        Certificate::SelfSigned | Certificate::Acme(_) => tls::self_signed(&config.data, &names)?,
     };
     let certificates = Certificates::from_files(&files)?;
-    let (watched, stop) = (certificates.clone(), stop.clone());
-    running.spawn(async move {
-        // The watch itself never ends.
-        stop.run_until_cancelled(watched.watch(files, tls::WATCH_INTERVAL))
-            .await;
-        Ok(())
-    });
-    Ok((certificates, trusted))
+    let issuer = match &source {
+        Certificate::Acme(acme) => Some(Issuer::new(
+            (*acme).clone(),
+            &config.data,
+            certificates.clone(),
+        )?),
+        Certificate::Files(_) | Certificate::SelfSigned => {
+            let (watched, stop) = (certificates.clone(), stop.clone());
+            running.spawn(async move {
+                // The watch itself never ends.
+                stop.run_until_cancelled(watched.watch(files, tls::WATCH_INTERVAL))
+                    .await;
+                Ok(())
+            });
+            None
+        }
+    };
+    Ok(Identity {
+        certificates,
+        trusted: config.tls.is_trusted(),
+        issuer,
+    })
 }
 
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
@@ -194,8 +212,7 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
 async fn start_edge(
     config: &Config,
     parts: Parts,
-    certificates: &Certificates,
-    trusted: bool,
+    identity: &Identity,
     running: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<web::Edge> {
@@ -206,13 +223,16 @@ async fn start_edge(
     };
     let settings = web::Config {
         data: edge_folder(config),
-        servers: panel::servers(config.ingest.rtmp.0, rtmps(config, trusted).as_ref())
-            .into_iter()
-            .map(|(url, note)| web::Server {
-                url,
-                note: note.to_owned(),
-            })
-            .collect(),
+        servers: panel::servers(
+            config.ingest.rtmp.0,
+            rtmps(config, identity.trusted).as_ref(),
+        )
+        .into_iter()
+        .map(|(url, note)| web::Server {
+            url,
+            note: note.to_owned(),
+        })
+        .collect(),
         link_secret: match parts {
             Parts::Edge => Some(link_secret(config, true)?),
             _ => None,
@@ -233,20 +253,24 @@ async fn start_edge(
         None => None,
     };
     // HTTPS only with a certificate that browsers accept; nobody clicks through a warning to watch.
-    let encrypted = match config.web.tls_listen.0.filter(|_| trusted) {
+    let encrypted = match config.web.tls_listen.0.filter(|_| identity.trusted) {
         Some(address) => Some(listen(address, "web.tls_listen").await?),
         None => None,
     };
-    let tls = tls::server_config(certificates, &[b"h2".as_slice(), b"http/1.1"])?;
+    let tls = tls::server_config(&identity.certificates, &[b"h2".as_slice(), b"http/1.1"])?;
     let tls: web::Tls = Arc::new(move || Arc::clone(&tls));
-    for (listener, tls) in plain
-        .map(|plain| (plain, None))
+    let http01 = identity.issuer.as_ref().map(|issuer| -> web::Http01 {
+        let answers = issuer.http01();
+        Arc::new(move |token: &str| answers.answer(token))
+    });
+    for (listener, tls, http01) in plain
+        .map(|plain| (plain, None, http01))
         .into_iter()
-        .chain(encrypted.map(|encrypted| (encrypted, Some(tls))))
+        .chain(encrypted.map(|encrypted| (encrypted, Some(tls), None)))
     {
         let (edge, stop) = (edge.clone(), stop.clone());
         running.spawn(async move {
-            web::serve(listener, edge, tls, stop).await;
+            web::serve(listener, edge, tls, http01, stop).await;
             Ok(())
         });
     }
@@ -264,7 +288,7 @@ fn rtmps(config: &Config, trusted: bool) -> Option<(SocketAddr, String)> {
     Some((
         address,
         config
-            .public_host()
+            .rtmps_host()
             .unwrap_or_else(|| address.ip().to_string()),
     ))
 }

@@ -5,9 +5,10 @@ use std::{sync::Arc, time::Duration};
 use axum::{
     Router,
     body::{Body, HttpBody},
-    extract::{FromRequestParts, State, ws::WebSocketUpgrade},
+    extract::{FromRequestParts, Path, State, ws::WebSocketUpgrade},
     http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts},
     response::Response,
+    routing::get,
 };
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
@@ -43,9 +44,33 @@ const MAX_OBJECT_BYTES: usize = 64 << 20;
 /// How long a blocked request waits.
 const PATIENCE: Duration = Duration::from_millis(Head::DEADLINE_MS);
 
-/// All addresses of the edge as one service.
-pub fn router(edge: Edge) -> Router {
-    Router::new().fallback(dispatch).with_state(edge)
+/// Gives the answer to a token of ACME's HTTP-01 challenge while it is being validated (RFC 8555 section 8.3).
+pub type Http01 = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
+
+/// All addresses of the edge as one service, and those of ACME's challenge where this server is the one that answers it.
+pub fn router(edge: Edge, http01: Option<Http01>) -> Router {
+    let mut router = Router::new();
+    if let Some(http01) = http01 {
+        let challenge = move |Path(token): Path<String>| {
+            let answer = http01(&token);
+            async move {
+                let plain = [
+                    (header::CONTENT_TYPE, "text/plain"),
+                    (header::CACHE_CONTROL, "no-store"),
+                ];
+                match answer {
+                    Some(answer) => (StatusCode::OK, plain, answer),
+                    None => (
+                        StatusCode::NOT_FOUND,
+                        plain,
+                        "no such challenge\n".to_owned(),
+                    ),
+                }
+            }
+        };
+        router = router.route("/.well-known/acme-challenge/{token}", get(challenge));
+    }
+    router.fallback(dispatch).with_state(edge)
 }
 
 pub(super) async fn dispatch(State(edge): State<Edge>, request: Request<Body>) -> Response {

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Edge, router};
+use super::{Edge, Http01, router};
 
 /// Gives the TLS configuration that holds now, asked for each connection, so that a renewed certificate is used at once. Its
 /// `alpn_protocols` decide about HTTP/2: `h2` and `http/1.1`, in this order.
@@ -39,16 +39,17 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Blocked requests, segments and preloads of one page, with room for several tabs behind one proxy.
 const MAX_STREAMS: u32 = 200;
 
-/// Serves the edge on a listener until `shutdown`, then finishes what is under way.
+/// Serves the edge on a listener until `shutdown`, then finishes what is under way. `http01` belongs to the listener that port 80 reaches.
 pub async fn serve(
     listener: TcpListener,
     edge: Edge,
     tls: Option<Tls>,
+    http01: Option<Http01>,
     shutdown: CancellationToken,
 ) {
     let permits = Arc::new(Semaphore::new(edge.config().max_connections));
     let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
-    let service = router(edge);
+    let service = router(edge, http01);
     let connections = TaskTracker::new();
     loop {
         let permit = tokio::select! {

@@ -85,7 +85,7 @@ impl Bench {
         let shutdown = CancellationToken::new();
         let (running, ending) = (edge.clone(), shutdown.clone());
         let tasks = vec![
-            tokio::spawn(serve(listener, edge.clone(), tls, shutdown.clone())),
+            tokio::spawn(serve(listener, edge.clone(), tls, None, shutdown.clone())),
             tokio::spawn(async move { running.run(ending).await }),
         ];
         Self {
@@ -1166,7 +1166,7 @@ async fn the_internal_addresses_are_absent_without_a_secret() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let shutdown = CancellationToken::new();
-    let serving = tokio::spawn(serve(listener, edge.clone(), None, shutdown.clone()));
+    let serving = tokio::spawn(serve(listener, edge.clone(), None, None, shutdown.clone()));
     let response = reqwest::get(format!("http://{address}/internal/link/{}", id()))
         .await
         .unwrap();
