@@ -25,6 +25,15 @@ impl Spent {
     }
 }
 
+/// CPU time of a process, all its threads, until now.
+pub(crate) fn of(pid: u32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .context("reading CPU time needs Linux's /proc")?;
+    Ok(parse(&stat)
+        .context("/proc/PID/stat reads unlike proc(5) says")?
+        .own)
+}
+
 fn parse(stat: &str) -> Option<Spent> {
     // The second field is the program's name in parentheses and may hold anything; the third follows the last parenthesis.
     let (_, rest) = stat.rsplit_once(')')?;

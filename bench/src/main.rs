@@ -5,9 +5,16 @@
 
 #![forbid(unsafe_code)]
 
+mod child;
+mod client;
 mod cpu;
+mod feed;
+mod ingest;
 mod ladder;
+mod playlists;
+mod servers;
 mod table;
+mod waiters;
 
 use clap::Parser;
 
@@ -19,10 +26,51 @@ use clap::Parser;
 enum Bench {
     /// CPU seconds a media second of the ladder, beside the ffmpeg command doing the same.
     Ladder(ladder::Args),
+    /// Blocked playlist requests: when the last is answered, and memory of one, beside bare hyper and a bare loop.
+    Waiters(waiters::Args),
+    /// Playlist requests a second and CPU of one, beside bare hyper that sends the same bytes.
+    Playlists(playlists::Args),
+    /// Untouched RTMP streams: CPU of one, beside a bare reader of the same bytes.
+    Ingest(ingest::Args),
+    /// A process that another subcommand starts.
+    #[command(subcommand, hide = true)]
+    Child(Child),
+}
+
+#[derive(clap::Subcommand)]
+enum Child {
+    Edge,
+    Hyper { recorded: String },
+    Loop { recorded: String },
+    Client,
+    Ingest,
+    Sink,
+    Publishers { clip: String },
 }
 
 fn main() -> anyhow::Result<()> {
     match Bench::parse() {
         Bench::Ladder(args) => ladder::run(&args),
+        Bench::Waiters(args) => waiters::run(&args),
+        Bench::Playlists(args) => playlists::run(&args),
+        Bench::Ingest(args) => ingest::run(&args),
+        Bench::Child(Child::Loop { recorded }) => servers::bare_loop(&recorded),
+        Bench::Child(child) => {
+            let runtime = tokio::runtime::Runtime::new()?;
+            let done = runtime.block_on(async {
+                match child {
+                    Child::Edge => servers::edge().await,
+                    Child::Hyper { recorded } => servers::hyper(&recorded).await,
+                    Child::Loop { recorded } => servers::bare_loop(&recorded),
+                    Child::Client => client::run().await,
+                    Child::Ingest => ingest::ingest().await,
+                    Child::Sink => ingest::sink().await,
+                    Child::Publishers { clip } => ingest::publishers(&clip).await,
+                }
+            });
+            // A read of the standard input may still be under way.
+            runtime.shutdown_background();
+            done
+        }
     }
 }

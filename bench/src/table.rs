@@ -43,9 +43,26 @@ pub(crate) fn median(mut numbers: Vec<f64>) -> f64 {
     numbers.get(middle).copied().unwrap_or(f64::NAN)
 }
 
+/// A quantile of ascending numbers, the nearest rank.
+pub(crate) fn quantile(sorted: &[f64], q: f64) -> f64 {
+    let rank = (q * sorted.len() as f64).ceil() as usize;
+    let rank = rank.clamp(1, sorted.len().max(1));
+    sorted.get(rank - 1).copied().unwrap_or(f64::NAN)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_quantile_is_the_nearest_rank() {
+        let numbers: Vec<f64> = (1..=100).map(f64::from).collect();
+        assert_eq!(quantile(&numbers, 0.5), 50.0);
+        assert_eq!(quantile(&numbers, 0.99), 99.0);
+        assert_eq!(quantile(&numbers, 1.0), 100.0);
+        assert_eq!(quantile(&numbers, 0.0), 1.0);
+        assert!(quantile(&[], 0.5).is_nan());
+    }
 
     #[test]
     fn the_median_is_the_middle() {
