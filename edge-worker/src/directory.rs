@@ -85,6 +85,20 @@ impl StreamEntry {
         }
     }
 
+    /// Takes a key over that was given to the stream elsewhere. Also whether it is another than before; one that is not a key, or has
+    /// another id, is not taken.
+    pub fn adopt_key(&mut self, key: &str) -> bool {
+        let Ok(key) = key.parse::<StreamKey>() else {
+            return false;
+        };
+        if key.id() != self.key_id || key.matches(&self.key_sha256) {
+            return false;
+        }
+        self.key_sha256 = key.digest();
+        self.key = key.reveal();
+        true
+    }
+
     /// Whether a request's `Authorization` header carries this stream's studio secret, in constant time.
     pub fn opens_studio(&self, authorization: Option<&str>) -> bool {
         let given = authorization.and_then(|value| value.strip_prefix("Bearer "));
@@ -293,6 +307,22 @@ mod tests {
         assert_eq!(directory.stream(&name("live")), Some(&newer));
         let refused = directory.put(entry("demo", "live", 6));
         assert_eq!(refused, Err(Refusal::KeyId(name("demo"))));
+    }
+
+    #[test]
+    fn a_key_from_elsewhere_is_adopted_once_and_only_with_the_stream_s_id() {
+        let mut entry = StreamEntry::new(name("live"), "live", [[1; 16], [2; 16]], 0).unwrap();
+        let mut rotated = entry.clone();
+        rotated.rotate_key([9; 16]);
+        let other = StreamEntry::new(name("demo"), "demo", [[3; 16], [2; 16]], 0).unwrap();
+        let before = entry.clone();
+        for not in ["", "live", other.key.as_str(), before.key.as_str()] {
+            assert!(!entry.adopt_key(not), "{not:?}");
+        }
+        assert_eq!(entry, before);
+        assert!(entry.adopt_key(&rotated.key));
+        assert_eq!(entry, rotated);
+        assert!(!entry.adopt_key(&rotated.key));
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod explain;
 mod panel;
+mod streams;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -117,10 +118,10 @@ async fn main() -> ExitCode {
         Command::Check { files } => return check::check(&files).await,
         Command::Key {
             command: KeyCommand::Show { stream, files },
-        } => up::show_key(&files, &stream),
+        } => up::show_key(&files, &stream).await,
         Command::Key {
             command: KeyCommand::Rotate { stream, files },
-        } => up::rotate_key(&files, &stream),
+        } => up::rotate_key(&files, &stream).await,
         Command::Bucket {
             command: BucketCommand::Init { files, expire_days },
         } => up::init_bucket(&files, expire_days).await,

@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use edge_worker::native as web;
+use edge_worker::{
+    directory::{Directory, StreamEntry},
+    native as web,
+};
 use media_core::{
     broadcast::{Environment, Hub},
     edge::{Edge, EdgeError, Link},
@@ -33,6 +36,7 @@ use crate::{
     config::{Certificate, Config},
     demo,
     panel::{self, Panel},
+    streams::{self, Keeper},
 };
 
 /// Publishers that wait to be taken by the hub: more than that at one moment are refused and come again.
@@ -40,6 +44,9 @@ const PUBLISHERS: usize = 16;
 
 /// How long viewers who wait for a part are still answered after the broadcasts were closed: they learn of the end.
 const LAST_ANSWERS: Duration = Duration::from_millis(500);
+
+/// How long the start waits for a remote edge to take the streams; after that it goes on trying beside the rest.
+const EDGE_ANSWERS: Duration = Duration::from_secs(10);
 
 /// Random characters of a link secret.
 const SECRET_BYTES: usize = 32;
@@ -86,21 +93,34 @@ pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
     }
     let mut media = None;
     if parts != Parts::Edge {
+        let demo = parts == Parts::All { demo: true };
+        let remote = match edge {
+            Some(_) => None,
+            None => Some(remote_edge(&config)?),
+        };
+        if let Some(remote) = &remote {
+            give_streams(&config, remote, demo, &mut running, &stop_web).await?;
+        }
         let (hub, addresses) = start_media(
             &config,
-            edge.clone(),
+            edge,
+            remote,
             &identity.certificates,
             &mut running,
             &stop_media,
         )
         .await?;
         media = Some(hub);
-        if let Some(edge) = &edge {
-            let demo = parts == Parts::All { demo: true };
-            print_panel(&config, edge, &addresses, trusted, demo)?;
-            if demo {
-                start_demo(edge, &addresses, &mut running, &stop_media)?;
-            }
+        let directory = web::load_directory(&edge_folder(&config))?;
+        let entry = |name: &StreamName| {
+            (directory.stream(name).cloned()).with_context(|| format!("there is no stream {name}"))
+        };
+        let streams = config.stream_names();
+        let first = streams.first().context("there is no stream")?;
+        print_panel(&config, &entry(first)?, &addresses, trusted, demo)?;
+        if demo {
+            let entry = entry(&demo::STREAM.parse()?)?;
+            start_demo(&entry, &addresses, &mut running, &stop_media)?;
         }
     }
     tokio::select! {
@@ -223,16 +243,20 @@ async fn start_edge(
     };
     let settings = web::Config {
         data: edge_folder(config),
-        servers: panel::servers(
-            config.ingest.rtmp.0,
-            rtmps(config, identity.trusted).as_ref(),
-        )
-        .into_iter()
-        .map(|(url, note)| web::Server {
-            url,
-            note: note.to_owned(),
-        })
-        .collect(),
+        servers: match parts {
+            // The ingest is another machine's.
+            Parts::Edge => Vec::new(),
+            _ => panel::servers(
+                config.ingest.rtmp.0,
+                rtmps(config, identity.trusted).as_ref(),
+            )
+            .into_iter()
+            .map(|(url, note)| web::Server {
+                url,
+                note: note.to_owned(),
+            })
+            .collect(),
+        },
         link_secret: match parts {
             Parts::Edge => Some(link_secret(config, true)?),
             _ => None,
@@ -242,11 +266,11 @@ async fn start_edge(
         ..web::Config::default()
     };
     let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;
-    for stream in config.stream_names() {
-        edge.ensure_stream(&stream)?;
-    }
-    if parts == (Parts::All { demo: true }) {
-        edge.ensure_stream(&demo::STREAM.parse()?)?;
+    if let Parts::All { demo } = parts {
+        // An edge alone is given its streams by the boxes.
+        for stream in stream_names(config, demo)? {
+            edge.ensure_stream(&stream)?;
+        }
     }
     let plain = match config.web.listen.0 {
         Some(address) => Some(listen(address, "web.listen").await?),
@@ -297,6 +321,50 @@ fn edge_folder(config: &Config) -> PathBuf {
     config.data.join("edge")
 }
 
+/// The streams of the configuration, and the test picture's.
+fn stream_names(config: &Config, demo: bool) -> anyhow::Result<Vec<StreamName>> {
+    let mut names = config.stream_names();
+    if demo {
+        names.push(demo::STREAM.parse()?);
+    }
+    Ok(names)
+}
+
+/// The edge that the configuration names.
+fn remote_edge(config: &Config) -> anyhow::Result<RemoteEdge> {
+    let Some(url) = &config.edge.url else {
+        bail!("there is no edge: set edge.url to where it is");
+    };
+    let secret = LinkSecret::new(link_secret(config, false)?);
+    RemoteEdge::new(url, secret).context("edge.url")
+}
+
+/// Makes the box's streams and gives them to the remote edge.
+async fn give_streams(
+    config: &Config,
+    remote: &RemoteEdge,
+    demo: bool,
+    running: &mut JoinSet<anyhow::Result<()>>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let folder = edge_folder(config);
+    streams::ensure(&folder, &stream_names(config, demo)?)?;
+    let mut keeper = Keeper::new(remote.clone(), folder);
+    // The panel should show the key that the edge has; but an edge that is away must not keep the box from starting.
+    if tokio::time::timeout(EDGE_ANSWERS, keeper.give_until_answered())
+        .await
+        .is_err()
+    {
+        tracing::warn!("the edge does not answer: the box starts without it and goes on trying");
+    }
+    let stop = stop.clone();
+    running.spawn(async move {
+        keeper.run(stop).await;
+        Ok(())
+    });
+    Ok(())
+}
+
 /// Where encoders connect.
 struct Addresses {
     rtmp: Option<SocketAddr>,
@@ -306,17 +374,11 @@ struct Addresses {
 async fn start_media(
     config: &Config,
     local: Option<web::Edge>,
+    remote: Option<RemoteEdge>,
     certificates: &Certificates,
     running: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(tokio::task::JoinHandle<()>, Addresses)> {
-    let remote = match &config.edge.url {
-        Some(url) => Some(RemoteEdge::new(
-            url,
-            LinkSecret::new(link_secret(config, false)?),
-        )?),
-        None => None,
-    };
     let edge: Arc<dyn Edge> = match (local, &remote) {
         (Some(edge), _) => Arc::new(InProcess(edge)),
         (None, Some(remote)) => Arc::new(remote.clone()),
@@ -398,15 +460,11 @@ impl Edge for InProcess {
 
 fn print_panel(
     config: &Config,
-    edge: &web::Edge,
+    entry: &StreamEntry,
     addresses: &Addresses,
     trusted: bool,
     demo: bool,
 ) -> anyhow::Result<()> {
-    let streams = config.stream_names();
-    let Some(entry) = streams.first().and_then(|stream| edge.stream(stream)) else {
-        bail!("there is no stream");
-    };
     let panel = Panel {
         rtmp: addresses.rtmp,
         rtmps: rtmps(config, trusted),
@@ -424,12 +482,11 @@ fn print_panel(
 }
 
 fn start_demo(
-    edge: &web::Edge,
+    entry: &StreamEntry,
     addresses: &Addresses,
     running: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let entry = edge.ensure_stream(&demo::STREAM.parse()?)?;
     let Some(rtmps) = addresses.rtmps else {
         bail!("the demo publishes over RTMPS, and ingest.rtmps is off");
     };
@@ -473,16 +530,30 @@ fn link_secret(config: &Config, make: bool) -> anyhow::Result<String> {
     Ok(secret)
 }
 
+/// The stream's entry in the data folder.
+fn kept(directory: &Directory, stream: &StreamName) -> anyhow::Result<StreamEntry> {
+    directory.stream(stream).cloned().with_context(|| {
+        format!("there is no stream {stream} yet: name it in the configuration and start once")
+    })
+}
+
 /// Prints the key of a stream.
 ///
 /// # Errors
 /// When there is no such stream yet.
-pub(crate) fn show_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
+pub(crate) async fn show_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
     let config = Config::load(files)?;
-    let directory = web::load_directory(&edge_folder(&config))?;
-    let entry = directory.stream(stream).with_context(|| {
-        format!("there is no stream {stream} yet: name it in the configuration and start once")
-    })?;
+    let mut entry = kept(&web::load_directory(&edge_folder(&config))?, stream)?;
+    if config.edge.url.is_some() {
+        // The studio page of the edge may have given it another.
+        match (remote_edge(&config)?.stream_key(stream, &entry.studio_secret)).await {
+            Ok(Some(key)) => {
+                entry.adopt_key(&key);
+            }
+            Ok(None) => tracing::warn!("the edge does not know the stream yet"),
+            Err(error) => tracing::warn!(%error, "this is the key that was in force last"),
+        }
+    }
     println!("{}", entry.key);
     Ok(())
 }
@@ -490,16 +561,22 @@ pub(crate) fn show_key(files: &Files, stream: &StreamName) -> anyhow::Result<()>
 /// Gives a stream a new key and prints it. A running server takes it up by itself.
 ///
 /// # Errors
-/// As [`show_key`].
-pub(crate) fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
+/// As [`show_key`]; and when the remote edge, where there is one, does not take it: then nothing has changed.
+pub(crate) async fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
     let config = Config::load(files)?;
     let folder = edge_folder(&config);
     let mut directory = web::load_directory(&folder)?;
+    let mut entry = kept(&directory, stream)?;
     let mut random = [0; 16];
     getrandom::fill(&mut random).context("the system gives no random bits")?;
-    let key = directory.rotate_key(stream, random)?.key.clone();
+    entry.rotate_key(random);
+    if config.edge.url.is_some() {
+        let edge = remote_edge(&config)?;
+        edge.put_stream(stream, &entry).await?;
+    }
+    println!("{}", entry.key);
+    directory.put(entry)?;
     web::save_directory(&folder, &directory)?;
-    println!("{key}");
     Ok(())
 }
 

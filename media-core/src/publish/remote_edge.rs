@@ -15,7 +15,7 @@ use protocol::{
     internal::{Admission, Admit, Open, OpenAnswer},
     link::{MAX_MESSAGE_BYTES, Numbered, ToCore},
     link_auth::{LinkSecret, REQUEST_HEADER, RESPONSE_HEADER},
-    names::BroadcastId,
+    names::{BroadcastId, StreamName},
     object_key::ObjectKey,
 };
 use reqwest::{Client, RequestBuilder, Response, Upgraded, Url};
@@ -81,6 +81,12 @@ impl fmt::Debug for RemoteEdge {
 struct Problem {
     title: String,
     detail: String,
+}
+
+/// What the edge's studio page is made of, as far as it is read.
+#[derive(Deserialize)]
+struct StudioKey {
+    key: String,
 }
 
 impl RemoteEdge {
@@ -198,6 +204,86 @@ impl RemoteEdge {
         }
         serde_json::from_slice(&body)
             .map_err(|error| EdgeError::Unreachable(format!("its answer is unreadable: {error}")))
+    }
+
+    /// Makes or replaces a stream of the edge's directory. `entry` is its entry as `directory.json` has it, key and studio secret
+    /// included.
+    ///
+    /// # Errors
+    /// [`EdgeError::Refused`] when the edge will not have it; [`EdgeError::Unreachable`] when it is worth trying again.
+    pub async fn put_stream<E: Serialize + Sync>(
+        &self,
+        stream: &StreamName,
+        entry: &E,
+    ) -> Result<(), EdgeError> {
+        let (request, proof) = self
+            .request(
+                &self.0.client,
+                Method::PUT,
+                &format!("internal/streams/{stream}"),
+            )
+            .map_err(EdgeError::Unreachable)?;
+        let response = request
+            .json(entry)
+            .timeout(QUESTION_DEADLINE)
+            .send()
+            .await
+            .map_err(|error| EdgeError::Unreachable(sentence(&error.without_url())))?;
+        self.check(&proof, &response)
+            .map_err(EdgeError::Unreachable)?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(());
+        }
+        let body = bounded(response).await.map_err(EdgeError::Unreachable)?;
+        match status {
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+                Err(EdgeError::Refused(problem(&body)))
+            }
+            _ => Err(EdgeError::Unreachable(format!(
+                "it answered {status}: {}",
+                problem(&body)
+            ))),
+        }
+    }
+
+    /// The stream's key as the edge has it, where the edge knows the stream by this studio secret: its studio page may have given the
+    /// stream another one. `None` where it does not know it.
+    ///
+    /// # Errors
+    /// [`EdgeError::Unreachable`].
+    pub async fn stream_key(
+        &self,
+        stream: &StreamName,
+        studio_secret: &str,
+    ) -> Result<Option<String>, EdgeError> {
+        let unreachable = EdgeError::Unreachable;
+        let url = self
+            .0
+            .base
+            .join(&format!("api/studio/{stream}"))
+            .map_err(|error| unreachable(error.to_string()))?;
+        let response = self
+            .0
+            .client
+            .get(url)
+            .bearer_auth(studio_secret)
+            .timeout(QUESTION_DEADLINE)
+            .send()
+            .await
+            .map_err(|error| unreachable(sentence(&error.without_url())))?;
+        let status = response.status();
+        let body = bounded(response).await.map_err(unreachable)?;
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => serde_json::from_slice(&body)
+                .map(|StudioKey { key }| Some(key))
+                .map_err(|error| unreachable(format!("its answer is unreadable: {error}"))),
+            status => Err(unreachable(format!(
+                "it answered {status}: {}",
+                problem(&body)
+            ))),
+        }
     }
 
     pub(crate) async fn put_media(

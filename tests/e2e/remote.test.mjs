@@ -1,0 +1,159 @@
+// The edge elsewhere: the same checks against `ghost-live edge` and against the Worker in workerd, with `ghost-live media-core` as a
+// process of its own that puts every object through the edge.
+import assert from 'node:assert/strict';
+import { after, before, describe, test } from 'node:test';
+
+import { launch, open } from './support/browser.mjs';
+import { publishClock, readDelay } from './support/clock.mjs';
+import { nativeEdge, startBox, workerEdge } from './support/remote.mjs';
+import { until } from './support/server.mjs';
+
+const stats = (page) => page.evaluate(() => window.ghostLive.player.stats);
+const delay = (page) => page.evaluate(`(${readDelay})(window.ghostLive.player)`);
+const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))];
+
+async function get(url) {
+  const response = await fetch(url);
+  if (!response.ok) throw new Error(`${url}: ${response.status}`);
+  return response;
+}
+const text = async (url) => (await get(url)).text();
+const bytes = async (url) => Buffer.from(await (await get(url)).arrayBuffer());
+
+async function playing(page) {
+  let seen;
+  await until('the page plays', async () => {
+    seen = await stats(page);
+    return seen.state === 'playing' && seen.framesDecoded > 0;
+  }, 60).catch(async (error) => {
+    throw new Error(`${error.message}: ${JSON.stringify(seen)}; ${page.complaints.slice(0, 5).join('; ')}`);
+  });
+}
+
+/** Delays read off the picture over `seconds`, ascending, milliseconds. */
+async function delays(page, seconds) {
+  const read = [];
+  const end = performance.now() + seconds * 1000;
+  while (performance.now() < end) {
+    const ms = await delay(page);
+    if (ms !== null) read.push(ms);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  return read.sort((a, b) => a - b);
+}
+
+/** Where a media playlist ends: the sequence number behind its last complete segment. */
+const last = (body) => Number(/#EXT-X-MEDIA-SEQUENCE:(\d+)/.exec(body)[1]) + body.split('#EXTINF').length - 1;
+
+for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker in workerd', workerEdge]]) {
+  describe(`a box and ${name}`, () => {
+    let edge;
+    let box;
+    let encoder;
+    let browser;
+    let media;
+
+    before(async () => {
+      edge = await startEdge();
+      box = await startBox(edge);
+      encoder = publishClock(box.publishUrl(await box.key()));
+      browser = await launch();
+      await until('the stream is live', async () => JSON.parse(await text(`${edge.url}/api/streams/main`)).live, 60)
+        .catch((error) => { throw new Error(`${error.message}\n${box.output()}\n${edge.log()}`); });
+      const master = await until('the multivariant playlist', () => text(`${edge.url}/live/main/index.m3u8`));
+      media = new URL(master.split('\n').find((line) => line.endsWith('index.m3u8')), `${edge.url}/live/main/index.m3u8`);
+    });
+
+    after(async () => {
+      await encoder?.kill();
+      await browser?.close();
+      await box?.stop();
+      await edge?.remove();
+    });
+
+    test('the panel names the edge for viewers and this machine for the encoder', async () => {
+      const key = await box.key();
+      assert.match(key, /^main_[a-z2-7]{26}$/);
+      const panel = box.output();
+      assert.ok(panel.includes(key) && panel.includes(`${edge.url}/watch/main`), panel);
+      const [, secret] = new RegExp(`${edge.url}/studio/main#(\\S+)`).exec(panel);
+      const studio = await fetch(`${edge.url}/api/studio/main`, { headers: { authorization: `Bearer ${secret}` } });
+      assert.equal((await studio.json()).key, key);
+    });
+
+    test('playlists advance, and a DASH segment is byte for byte its parts', async () => {
+      const first = await until('three segments', async () => {
+        const body = await text(media);
+        return body.split('#EXTINF').length > 3 && body;
+      }, 30);
+      const body = await until('the playlist advances', async () => {
+        const later = await text(media);
+        return last(later) > last(first) && later;
+      });
+      const parts = [...body.matchAll(/#EXT-X-PART:[^\n]*URI="([^"]+\/(\d+)\.(\d+)\.[a-z2-7]{20}\.m4s)"/g)];
+      const complete = String(last(body) - 1);
+      const own = parts.filter((found) => found[2] === complete).sort((a, b) => a[3] - b[3]);
+      assert.equal(own[0]?.[3], '0', 'the last complete segment is listed in parts');
+      const pieces = [];
+      for (const found of own) pieces.push(await bytes(new URL(found[1], media)));
+      assert.ok(Buffer.concat(pieces).equals(await bytes(new URL(`${complete}.m4s`, media))));
+    });
+
+    for (const protocol of ['hls', 'dash']) {
+      test(`a page plays over ${protocol}, and the delay is read off the picture`, async (t) => {
+        const page = await open(browser, `${edge.url}/watch/main${protocol === 'dash' ? '?protocol=dash' : ''}`);
+        await playing(page);
+        await until('the clock can be read', async () => (await delay(page)) !== null);
+        // The player may still be on its way from the join to its target delay.
+        await delays(page, 8);
+        const read = await delays(page, 8);
+        assert.ok(read.length > 10, `the clock was read ${read.length} times only`);
+        assert.equal((await stats(page)).transport, protocol === 'dash' ? 'dash' : 'll-hls');
+        t.diagnostic(`${name}, ${protocol}: delay p50 ${quantile(read, 0.5)} ms, p95 ${quantile(read, 0.95)} ms (${read.length} frames read)`);
+        assert.ok(quantile(read, 0.5) < 10_000, `median delay ${quantile(read, 0.5)} ms`);
+        await page.context().close();
+      });
+    }
+
+    test('the edge is killed and starts again in mid-stream: the page goes on without a reload', async (t) => {
+      const page = await open(browser, `${edge.url}/watch/main`);
+      await playing(page);
+      await page.evaluate(() => { window.notReloaded = true; });
+      const before = last(await text(media));
+      await edge.kill();
+      const began = performance.now();
+      await edge.start();
+      const after = await until('the playlist goes on', async () => {
+        const now = last(await text(media));
+        return now > before + 1 && now;
+      }, 60);
+      const made = Date.now();
+      t.diagnostic(`${name}: media sequence ${before} before, ${after} after, ${Math.round(performance.now() - began)} ms after the kill`);
+      await until('the page paints what was made after the restart', async () => {
+        const ms = await delay(page);
+        return ms !== null && Date.now() - ms > made;
+      }, 60);
+      const { framesDecoded } = await stats(page);
+      await until('frames advance', async () => (await stats(page)).framesDecoded > framesDecoded + 60);
+      assert.equal(await page.evaluate(() => window.notReloaded), true);
+      await page.context().close();
+    });
+
+    test('a rotated key is in force at the edge at once', async () => {
+      const [old, key] = [await box.key(), await box.rotate()];
+      assert.notEqual(key, old);
+      assert.equal(await box.key(), key);
+      // The live broadcast goes on; a new publisher with the old key is refused, before it could be called a second one.
+      const refused = publishClock(box.publishUrl(old));
+      assert.notEqual(await refused.exited, 0);
+      await refused.kill();
+      assert.equal(JSON.parse(await text(`${edge.url}/api/streams/main`)).live, true);
+    });
+
+    test('a clean unpublish ends the playlists', async () => {
+      await encoder.stop();
+      await until('EXT-X-ENDLIST', async () => (await text(media)).includes('#EXT-X-ENDLIST'));
+      assert.deepEqual(await box.stop(), { code: 0, signal: null });
+    });
+  });
+}
