@@ -13,6 +13,11 @@ use protocol::link::{Track, TrackKind};
 use super::{iso8601, multivariant::bandwidth};
 use crate::live::{Broadcast, ListedSegment, LiveTrack, Period, TARGET_DURATION_US, to_us};
 
+/// Where a player reads the time. Inside a `ProducerReferenceTime` it also says that the wall-clock time there is written as ISO 8601;
+/// without it that would be an NTP time (ISO/IEC 23009-1 section 5.12).
+const UTC_TIMING: &str =
+    "<UTCTiming schemeIdUri=\"urn:mpeg:dash:utc:http-iso:2014\" value=\"/api/time?iso\"/>";
+
 /// An entry of a SegmentTimeline, ticks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Entry {
@@ -124,9 +129,7 @@ pub fn render(broadcast: &Broadcast, session: &str) -> String {
         );
         text.push_str(" </Period>\n");
     }
-    text.push_str(
-        " <UTCTiming schemeIdUri=\"urn:mpeg:dash:utc:http-iso:2014\" value=\"/api/time?iso\"/>\n</MPD>\n",
-    );
+    let _ = write!(text, " {UTC_TIMING}\n</MPD>\n");
     text
 }
 
@@ -229,7 +232,9 @@ fn adaptation_set(
     let _ = write!(
         text,
         "  <AdaptationSet id=\"{id}\" contentType=\"{kind}\" mimeType=\"{kind}/mp4\" segmentAlignment=\"true\" startWithSAP=\"1\">\n   \
-         <ProducerReferenceTime id=\"0\" type=\"encoder\" wallClockTime=\"{}\" presentationTime=\"0\"/>\n   \
+         <ProducerReferenceTime id=\"0\" type=\"encoder\" wallClockTime=\"{}\" presentationTime=\"0\">\n    \
+         {UTC_TIMING}\n   \
+         </ProducerReferenceTime>\n   \
          <Role schemeIdUri=\"urn:mpeg:dash:role:2011\" value=\"main\"/>\n",
         iso8601(broadcast.epoch_unix_ms()),
     );
