@@ -1,6 +1,6 @@
 //! Names of streams, broadcasts and tracks. A value of these types is valid by construction.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, sync::LazyLock};
 
 use data_encoding::{BASE32_NOPAD, Encoding};
 use serde::{Deserialize, Serialize};
@@ -36,12 +36,12 @@ fn is_name_char(byte: u8) -> bool {
 }
 
 /// Lower-case base32 without padding: safe in URLs, object keys and HLS attribute strings.
-fn base32() -> Encoding {
+static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
     let mut specification = BASE32_NOPAD.specification();
     specification.symbols = specification.symbols.to_ascii_lowercase();
     // The alphabet is BASE32_NOPAD's own in lower case, so the specification cannot be invalid.
     specification.encoding().unwrap_or(BASE32_NOPAD)
-}
+});
 
 macro_rules! text_newtype {
     ($name:ident) => {
@@ -100,14 +100,14 @@ text_newtype!(BroadcastId);
 impl BroadcastId {
     /// The id of 16 random bytes.
     pub fn from_random(bytes: [u8; 16]) -> Self {
-        Self(base32().encode(&bytes))
+        Self(BASE32.encode(&bytes))
     }
 }
 
 impl FromStr for BroadcastId {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        match text.len() == 26 && base32().decode(text.as_bytes()).is_ok() {
+        match text.len() == 26 && BASE32.decode(text.as_bytes()).is_ok() {
             true => Ok(Self(text.to_owned())),
             false => Err(NameError::Broadcast(excerpt(text))),
         }
@@ -149,14 +149,14 @@ text_newtype!(Tag);
 impl Tag {
     /// The tag of 12 random bytes.
     pub fn from_random(bytes: [u8; 12]) -> Self {
-        Self(base32().encode(&bytes))
+        Self(BASE32.encode(&bytes))
     }
 }
 
 impl FromStr for Tag {
     type Err = NameError;
     fn from_str(text: &str) -> Result<Self, NameError> {
-        match text.len() == 20 && base32().decode(text.as_bytes()).is_ok() {
+        match text.len() == 20 && BASE32.decode(text.as_bytes()).is_ok() {
             true => Ok(Self(text.to_owned())),
             false => Err(NameError::Tag(excerpt(text))),
         }
