@@ -44,6 +44,8 @@ pub const RESUME_MARGIN_MS: i64 = 5_000;
 pub const PARTS_LISTED_US: i64 = 3 * TARGET_DURATION_US;
 /// A segment is shorter than this, microseconds: rounded to a whole second it is not over the target duration.
 pub const SEGMENT_LIMIT_US: i64 = TARGET_DURATION_US + 500_000;
+/// What the texts' rounding to the nearest 10 µs may add to a duration, microseconds: 4.499999 s is written as 4.50000.
+const WRITTEN_ROUNDING_US: i64 = 5;
 
 /// Tracks of a broadcast at most.
 pub const MAX_TRACKS: usize = 16;
@@ -1066,7 +1068,7 @@ impl Broadcast {
             return wrong("a part begins before the one before it");
         }
         let ticks = track.parts_ticks() + part.duration;
-        if to_us(ticks as i64, config.timescale) >= SEGMENT_LIMIT_US {
+        if to_us(ticks as i64, config.timescale) >= SEGMENT_LIMIT_US - WRITTEN_ROUNDING_US {
             return wrong("it is longer than the target duration allows");
         }
         let track = &mut self.tracks[index];
@@ -1098,7 +1100,8 @@ impl Broadcast {
         let config = track.config();
         if segment.duration == 0
             || segment.duration > i64::MAX as u64
-            || to_us(segment.duration as i64, config.timescale) >= SEGMENT_LIMIT_US
+            || to_us(segment.duration as i64, config.timescale)
+                >= SEGMENT_LIMIT_US - WRITTEN_ROUNDING_US
         {
             return wrong("it is empty or longer than the target duration allows");
         }
