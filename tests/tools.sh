@@ -26,6 +26,10 @@ python_tools() {
   printf '%s' "$*" >"$tools/venv/requirements"
 }
 
+# One installation at a time: a second ./test waits and then finds everything there.
+exec {tools_lock}>"$tools/.lock"
+flock "$tools_lock"
+
 packages "an encoder that publishes, and an independent reader of playlists" ffmpeg
 packages "other encoders that publish: GStreamer's own RTMP, and librtmp through it" gstreamer1.0-tools gstreamer1.0-plugins-base \
   gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
@@ -41,4 +45,5 @@ cargo_tool s3s-fs s3s-fs 0.14.1 --features binary
 # A mock of S3 that has those two, for `bucket init`.
 python_tools 'moto[server]==5.2.5'
 
+exec {tools_lock}>&-
 export GHOST_LIVE_TOOLS=$tools
