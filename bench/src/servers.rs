@@ -56,7 +56,7 @@ pub(crate) async fn edge() -> Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let shutdown = CancellationToken::new();
-    tokio::spawn(serve(listener, edge.clone(), None, shutdown.clone()));
+    tokio::spawn(serve(listener, edge.clone(), None, None, shutdown.clone()));
     let running = edge.clone();
     tokio::spawn(async move { running.run(shutdown).await });
 

@@ -328,7 +328,7 @@ mod media {
         }
         let mut any = vec![0x80];
         for k in 0..200u32 {
-            let flags = u8::from(k % 77 == 0) | u8::from(k == 100) << 1 | (k % 3) as u8 * 0x40;
+            let flags = u8::from(k % 77 == 0) | (u8::from(k == 100) << 1) | ((k % 3) as u8 * 0x40);
             any.push(flags);
             any.extend_from_slice(&((k / 2 * 2 + (k + 1) % 2) * 3_000).to_be_bytes());
         }
