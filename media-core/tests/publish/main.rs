@@ -107,6 +107,7 @@ pub async fn publish_segment(publisher: &Publisher, tracks: &[&str], msn: u64, s
         tokio::time::sleep(Duration::from_millis(25)).await;
         for track in tracks {
             publisher.part(chunk(track, msn, part, size)).unwrap();
+            spooled(publisher).await;
         }
     }
     for track in tracks {
@@ -130,6 +131,18 @@ pub fn options(store: Store, edge: &Arc<FakeEdge>, spool: &Path) -> Options {
 pub fn begin(options: Options) -> (Publisher, tokio::task::JoinHandle<Result<(), PublishError>>) {
     let (publisher, driver) = start(options);
     (publisher, tokio::spawn(driver))
+}
+
+/// Waits until the disk has taken what was spooled: the tests publish faster than life, and a disk that cannot keep up loses segments.
+pub async fn spooled(publisher: &Publisher) {
+    let deadline = tokio::time::Instant::now() + MINUTE;
+    while publisher.stats().writing > 0 {
+        assert!(
+            tokio::time::Instant::now() < deadline,
+            "the spool is never written"
+        );
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 pub const MINUTE: Duration = Duration::from_secs(60);
