@@ -3,7 +3,7 @@
 use std::{net::TcpListener, process::ExitCode};
 
 use media_core::{
-    publish::{RemoteEdge, Store},
+    publish::{RemoteEdge, Store, store},
     tls::{self, acme},
     transcode,
 };
@@ -145,6 +145,12 @@ fn store(config: &Config) -> Finding {
         Ok(remote) => remote,
         Err(error) => return Finding::Wrong(format!("edge.url: {error}")),
     };
+    if config.store.kind == store::Kind::Local {
+        // Opening it would make it, and looking must not change anything.
+        let folder = config.store.folder.as_deref();
+        let folder = config.data.join(folder.unwrap_or("media".as_ref()));
+        return Finding::Good(format!("media will lie in {}", folder.display()));
+    }
     match Store::open(&config.store, &config.data, remote.as_ref()) {
         Ok(_) => Finding::Good("the object store is configured".into()),
         Err(error) => Finding::Wrong(error.to_string()),
