@@ -385,6 +385,9 @@ async fn start_media(
         (None, None) => bail!("there is no edge: set edge.url to where it is"),
     };
     let store = Store::open(&config.store, &config.data, remote.as_ref())?;
+    // What a crash left there belongs to broadcasts that go on without it.
+    let spool = config.data.join("spool");
+    media_core::publish::clean_spool(&spool);
     let started = Instant::now();
     let transcode = config.transcode.clone();
     let encoder =
@@ -410,7 +413,7 @@ async fn start_media(
         transcode: config.transcode.clone(),
         encoder,
         publish: config.publish.clone(),
-        spool: config.data.join("spool"),
+        spool,
         started,
     };
     let ingest_stop = stop.clone();

@@ -1,0 +1,305 @@
+//! The binary from outside: its files, its words and its exit codes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long a step may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A working folder with a configuration on ports of its own.
+struct Place {
+    folder: tempfile::TempDir,
+    web: SocketAddr,
+    tls: SocketAddr,
+}
+
+fn free_ports<const N: usize>() -> [SocketAddr; N] {
+    // Held together, so that they differ.
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.map(|listener| listener.local_addr().unwrap())
+}
+
+impl Place {
+    /// `more` comes behind the tables that name the ports.
+    fn new(more: &str) -> Self {
+        let [web, tls, rtmp, rtmps] = free_ports();
+        let place = Self {
+            folder: tempfile::tempdir().unwrap(),
+            web,
+            tls,
+        };
+        let text = format!(
+            "[web]\nlisten = \"{web}\"\ntls_listen = \"{tls}\"\n[ingest]\nrtmp = \"{rtmp}\"\nrtmps = \"{rtmps}\"\n\
+             [transcode]\nencoder = \"libx264\"\n{more}"
+        );
+        place.configure(&text);
+        place
+    }
+
+    fn configure(&self, text: &str) {
+        fs::write(self.folder.path().join("ghost-live.toml"), text).unwrap();
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ghost-live"));
+        command.args(arguments).current_dir(self.folder.path());
+        for variable in ["GHOST_LIVE_CONFIG", "GHOST_LIVE_DATA", "GHOST_LIVE_LOG"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// Runs to its end: whether it went well, and what it printed.
+    fn run(&self, arguments: &[&str]) -> (ExitStatus, String) {
+        let output = self.command(arguments).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        (output.status, text.concat())
+    }
+
+    /// The key of `main`.
+    fn key(&self) -> String {
+        let (status, key) = self.run(&["key", "show", "main"]);
+        assert!(status.success(), "{key}");
+        key.trim().to_owned()
+    }
+
+    fn up(&self) -> Server {
+        let log = fs::File::create(self.folder.path().join("log")).unwrap();
+        let child = self
+            .command(&["up"])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut server = Server(child);
+        until("the panel", || {
+            let ended = server.0.try_wait().unwrap();
+            assert!(ended.is_none(), "{ended:?}: {}", self.log());
+            self.log().contains("Ctrl-C ends it.")
+        });
+        server
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.folder.path().join("log")).unwrap()
+    }
+}
+
+/// A running server, killed where a test fails.
+struct Server(Child);
+
+impl Server {
+    /// Ends it as a service manager does.
+    fn terminate(mut self) -> ExitStatus {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill").args(["-TERM", &pid]).status().unwrap();
+        assert!(sent.success());
+        let mut ended = None;
+        until("the end", || {
+            ended = self.0.try_wait().unwrap();
+            ended.is_some()
+        });
+        ended.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{what}: not in {PATIENCE:?}");
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    let metadata = fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    metadata.permissions().mode() & 0o777
+}
+
+/// The answer to a GET, head and body.
+fn get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn check_names_file_line_and_key_of_a_slip_and_the_key_that_was_meant() {
+    let place = Place::new("");
+    place.configure("# ours\n[broadcast]\nwindow_s = 60\n\n  [ingest]\n  rtmp_ = \"off\"\n");
+    let (status, said) = place.run(&["check"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(
+        said.contains(
+            "ghost-live.toml:6:3: ingest.rtmp_: there is no such key; did you mean `rtmp`?"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn check_and_up_refuse_a_number_out_of_its_range() {
+    let place = Place::new("[broadcast]\nwindow_s = 19\n");
+    for command in ["check", "up"] {
+        let (status, said) = place.run(&[command]);
+        assert_eq!(status.code(), Some(1), "{command}: {said}");
+        assert!(
+            said.contains("broadcast.window_s is 19: use 20 to 86400"),
+            "{command}: {said}"
+        );
+    }
+    assert!(!place.data().exists(), "nothing is made before the refusal");
+}
+
+#[test]
+fn check_says_which_port_the_certificate_authority_must_reach() {
+    let place = Place::new("[tls.acme]\ndomains = [\"live.example.org\"]\n");
+    let (status, said) = place.run(&["check"]);
+    assert!(status.success(), "{said}");
+    let port = place.tls.port();
+    assert!(
+        said.contains("tls-alpn-01 once port 443/tcp of live.example.org reaches web.tls_listen")
+            && said.contains(&format!("forward it to port {port}")),
+        "{said}"
+    );
+    let place =
+        Place::new("[tls.acme]\ndomains = [\"live.example.org\"]\nchallenge = \"http-01\"\n");
+    let (_, said) = place.run(&["check"]);
+    let port = place.web.port();
+    assert!(
+        said.contains("http-01 once port 80/tcp of live.example.org reaches web.listen")
+            && said.contains(&format!("forward it to port {port}")),
+        "{said}"
+    );
+}
+
+#[test]
+fn the_first_start_makes_private_files_and_the_second_keeps_them() {
+    let place = Place::new("");
+    let server = place.up();
+    let key = place.key();
+    assert!(key.starts_with("main_"), "{key}");
+    assert!(place.log().contains(&key), "the panel shows the key");
+    let data = place.data();
+    assert_eq!(mode(&data), 0o700);
+    for file in ["edge/directory.json", "self-signed.key"] {
+        assert_eq!(mode(&data.join(file)), 0o600, "{file}");
+    }
+    let certificate = fs::read(data.join("self-signed.crt")).unwrap();
+    assert!(get(place.web, "/.well-known/acme-challenge/x").starts_with("HTTP/1.1 404"));
+    assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+
+    let server = place.up();
+    assert_eq!(place.key(), key);
+    assert!(place.log().contains(&key));
+    assert_eq!(fs::read(data.join("self-signed.crt")).unwrap(), certificate);
+    assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+}
+
+#[test]
+fn a_rotated_key_is_new_and_stays() {
+    let place = Place::new("");
+    assert_eq!(place.up().terminate().code(), Some(0), "{}", place.log());
+    let key = place.key();
+    let (status, rotated) = place.run(&["key", "rotate", "main"]);
+    assert!(status.success(), "{rotated}");
+    let rotated = rotated.trim();
+    assert!(rotated.starts_with("main_") && rotated != key, "{rotated}");
+    assert_eq!(place.key(), rotated);
+    assert_eq!(mode(&place.data().join("edge/directory.json")), 0o600);
+    let server = place.up();
+    assert_eq!(place.key(), rotated);
+    assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+
+    let (status, said) = place.run(&["key", "show", "nobody"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("nobody"), "{said}");
+}
+
+/// Runs `up` beside Debian's `pebble`, the RFC 8555 server that Let's Encrypt tests clients with, until a certificate is there.
+fn issued_by(challenge: &str) {
+    let [directory, management] = free_ports();
+    let authority = Place::new("");
+    let place = Place::new("");
+    // Its own certificate: the self-signed one of another data folder.
+    assert_eq!(
+        authority.up().terminate().code(),
+        Some(0),
+        "{}",
+        authority.log()
+    );
+    let [certificate, key] =
+        ["self-signed.crt", "self-signed.key"].map(|name| authority.data().join(name));
+    let text = fs::read_to_string(place.folder.path().join("ghost-live.toml")).unwrap();
+    place.configure(&format!(
+        "{text}[tls.acme]\ndomains = [\"localhost\"]\ndirectory = \"https://localhost:{}/dir\"\nroot = {certificate:?}\n\
+         challenge = \"{challenge}\"\n",
+        directory.port()
+    ));
+    let settings = format!(
+        r#"{{"pebble": {{"listenAddress": "{directory}", "managementListenAddress": "{management}", "certificate": {certificate:?},
+            "privateKey": {key:?}, "httpPort": {}, "tlsPort": {}, "ocspResponderURL": "", "externalAccountBindingRequired": false}}}}"#,
+        place.web.port(),
+        place.tls.port(),
+    );
+    let file = authority.folder.path().join("pebble.json");
+    fs::write(&file, settings).unwrap();
+    let pebble = Command::new("pebble")
+        .arg("-config")
+        .arg(&file)
+        .env("PEBBLE_VA_NOSLEEP", "1")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("pebble is needed for this test: {error}"));
+    let _pebble = Server(pebble);
+    until("pebble", || TcpStream::connect(directory).is_ok());
+
+    let server = place.up();
+    let log = place.log();
+    assert!(log.contains("rtmps://localhost:"), "{log}");
+    let issued = place.data().join("acme-localhost.crt");
+    until("the certificate", || {
+        let log = place.log();
+        assert!(!log.contains("no new certificate"), "{log}");
+        issued.exists() && log.contains("certificate issued")
+    });
+    assert_eq!(mode(&place.data().join("acme-localhost.key")), 0o600);
+    assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+}
+
+#[test]
+fn a_certificate_is_issued_over_plain_http() {
+    issued_by("http-01");
+}
+
+#[test]
+fn a_certificate_is_issued_within_tls() {
+    issued_by("tls-alpn-01");
+}
