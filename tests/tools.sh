@@ -34,7 +34,7 @@ packages "an encoder that publishes, and an independent reader of playlists" ffm
 packages "other encoders that publish: GStreamer's own RTMP, and librtmp through it" gstreamer1.0-tools gstreamer1.0-plugins-base \
   gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
 packages "an ACME server" pebble
-packages "the browser of the end-to-end tests" chromium
+packages "the browsers of the end-to-end tests" chromium firefox-esr
 packages "to build the tools from crates.io" curl ca-certificates build-essential pkg-config cmake
 
 # The test runner, and the check of licences and sources.
