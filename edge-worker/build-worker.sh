@@ -85,7 +85,7 @@ compile() {
     cd "$root/edge-worker"
     env "${environment[@]}" CARGO_TARGET_DIR="$target_wasm" CARGO_PROFILE_RELEASE_DEBUG=false \
       WASM_BINDGEN_BIN="$tools/bin/wasm-bindgen" ESBUILD_BIN="$npm_folder/node_modules/esbuild/bin/esbuild" \
-      nice -n 5 "$tools/bin/worker-build" --release --no-opt --out-dir ../build/worker . --no-default-features "${flags[@]}"
+      nice -n 5 "$tools/bin/worker-build" --release --no-opt --out-dir ../build/worker . --no-default-features --features cloudflare "${flags[@]}"
   )
   say "Built the Worker in $((SECONDS - began)) s: $(stat -c %s "$out/index_bg.wasm" | numfmt --to=iec) of wasm"
 }

@@ -10,7 +10,7 @@
 //! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
 //! | [`directory`] | streams, their keys, who may publish | |
 //! | [`audience`] | how many watch | |
-//! | `cloudflare` | the adapter for Cloudflare Workers (wasm32 only) | |
+//! | `cloudflare` | the adapter for Cloudflare Workers (feature `cloudflare`; runs on wasm32 only) | |
 //! | `native` | the adapter of `ghost-live up` and `ghost-live edge` (feature `native`) | |
 //!
 //! Everything outside `native` compiles for wasm32: no runtime, no threads, no `std::time` clocks.
@@ -18,7 +18,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audience;
-#[cfg(target_arch = "wasm32")]
+#[cfg(feature = "cloudflare")]
 mod cloudflare;
 pub mod directory;
 pub mod live;
