@@ -45,6 +45,39 @@ async function delays(page, seconds) {
 /** Where a media playlist ends: the sequence number behind its last complete segment. */
 const last = (body) => Number(/#EXT-X-MEDIA-SEQUENCE:(\d+)/.exec(body)[1]) + body.split('#EXTINF').length - 1;
 
+/** The last part of a media playlist: where it is, and when its last frame came to the box, Unix milliseconds by the box's clock. */
+function newest(body) {
+  const dated = body.lastIndexOf('#EXT-X-PROGRAM-DATE-TIME:');
+  const [, began] = /^#EXT-X-PROGRAM-DATE-TIME:(\S+)/.exec(body.slice(dated));
+  const parts = [...body.slice(dated).matchAll(/#EXT-X-PART:DURATION=([\d.]+),URI="([^"]+\/(\d+)\.(\d+)\.[a-z2-7]{20}\.m4s)"/g)];
+  if (!parts.length) return null;
+  const seconds = parts.reduce((sum, [, duration]) => sum + Number(duration), 0);
+  const [, , uri, msn, part] = parts.at(-1);
+  return { uri, msn: Number(msn), part: Number(part), endUnixMs: Date.parse(began) + seconds * 1000 };
+}
+
+/** Median delay of a page that never stalled, milliseconds: 1.42 to 1.50 s and 2.99 to 3.01 s were measured. */
+const LIMIT_MS = { hls: 2_000, dash: 3_600 };
+
+/** What a client of our own sees of `count` parts in a row: milliseconds from a part's end to its playlist, and from that to its bytes. */
+async function follow(media, count) {
+  let last = await until('a part is listed', async () => newest(await text(media)));
+  const [listed, read] = [[], []];
+  for (let n = 0; n < count; n += 1) {
+    const asked = new URL(media);
+    asked.search = `_HLS_msn=${last.msn}&_HLS_part=${last.part + 1}`;
+    const found = newest(await text(asked));
+    const came = Date.now();
+    assert.ok(found && (found.msn > last.msn || found.part > last.part), `${asked.search} was answered with what was known before`);
+    last = found;
+    assert.ok((await bytes(new URL(found.uri, media))).length > 0);
+    listed.push(came - found.endUnixMs);
+    read.push(Date.now() - came);
+  }
+  for (const list of [listed, read]) list.sort((a, b) => a - b);
+  return { listed, read };
+}
+
 for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker in workerd', workerEdge]]) {
   describe(`a box and ${name}`, () => {
     let edge;
@@ -99,6 +132,16 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
       assert.ok(Buffer.concat(pieces).equals(await bytes(new URL(`${complete}.m4s`, media))));
     });
 
+    test('a part is listed as soon as it is made, and its bytes follow at once', async (t) => {
+      const { listed, read } = await follow(media, 24);
+      const said = (list) => `p50 ${Math.round(quantile(list, 0.5))} ms, worst ${Math.round(list.at(-1))} ms`;
+      t.diagnostic(`${name}: from a part's end to its playlist ${said(listed)}; from there to its bytes ${said(read)}`);
+      // The box's timeline is anchored at the first frame, whose way was longer than that of those behind it: hence about nothing. Measured
+      // were -66 to -14 ms natively and -32 ms in workerd, and 454 ms where sixteen others ran beside it.
+      assert.ok(quantile(listed, 0.5) < 700, `a part is listed ${Math.round(quantile(listed, 0.5))} ms after its end`);
+      assert.ok(quantile(read, 0.5) < 400, `a listed part takes ${Math.round(quantile(read, 0.5))} ms`);
+    });
+
     for (const protocol of ['hls', 'dash']) {
       test(`a page plays over ${protocol}, and the delay is read off the picture`, async (t) => {
         const page = await open(browser, `${edge.url}/watch/main${protocol === 'dash' ? '?protocol=dash' : ''}`);
@@ -108,9 +151,14 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
         await delays(page, 8);
         const read = await delays(page, 8);
         assert.ok(read.length > 10, `the clock was read ${read.length} times only`);
-        assert.equal((await stats(page)).transport, protocol === 'dash' ? 'dash' : 'll-hls');
-        t.diagnostic(`${name}, ${protocol}: delay p50 ${quantile(read, 0.5)} ms, p95 ${quantile(read, 0.95)} ms (${read.length} frames read)`);
-        assert.ok(quantile(read, 0.5) < 10_000, `median delay ${quantile(read, 0.5)} ms`);
+        const { transport, stalls, targetS, distanceS } = await stats(page);
+        assert.equal(transport, protocol === 'dash' ? 'dash' : 'll-hls');
+        const said = `delay p50 ${quantile(read, 0.5)} ms, p95 ${quantile(read, 0.95)} ms (${read.length} frames read; ${stalls} stalls, ${distanceS?.toFixed(2)} of ${targetS?.toFixed(2)} s behind the live edge)`;
+        t.diagnostic(`${name}, ${protocol}: ${said}`);
+        // Encoder, box and edge together add less than half a second to what the player keeps as its distance. A machine on which it
+        // stalls makes the player keep up to 3 s more, on purpose, which says nothing of the edge.
+        const limit = stalls === 0 ? LIMIT_MS[protocol] : 6_000;
+        assert.ok(quantile(read, 0.5) < limit, said);
         await page.context().close();
       });
     }
