@@ -253,7 +253,8 @@ mod media {
             &[0, 0, 1, 0x65, 0x88, 0x84],
         ]
         .concat();
-        let high = media_core::package::avcc::from_annex_b(&stream).unwrap();
+        let sets = media_core::codec::avc::ParameterSets::from_annex_b(&stream).unwrap();
+        let high = sets.record().unwrap();
         write("parameter_sets", "sps_high", &sps);
         write("parameter_sets", "sps_baseline", &RECORD[8..13]);
         write("parameter_sets", "annex_b", &stream);

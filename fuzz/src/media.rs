@@ -4,12 +4,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use media_core::{
-    ingest::{aac, avc},
+    codec::{aac, avc, nal, sps},
     media::{
         AAC_FRAME_SAMPLES, AudioConfig, FrameRate, IngestEvent, Metadata, Received,
         VIDEO_TIMESCALE, VideoConfig, rescale,
     },
-    package::{Cut, Cutter, ForcedCut, asc, avcc, cut::MAX_SEGMENT, nal, sps},
+    package::{Cut, Cutter, ForcedCut, cmaf, cut::MAX_SEGMENT},
     repair::{Options, Repair, Repaired},
 };
 
@@ -24,44 +24,30 @@ pub fn parameter_sets(bytes: &[u8]) {
                 .is_none_or(|rate| rate.num > 0 && rate.den > 0)
         );
     }
-    let _ = avcc::parse_sps(bytes);
-    if let Ok(sets) = avcc::parse(bytes)
-        && let Ok(record) = avcc::build(&sets)
-    {
-        assert_eq!(
-            avcc::parse(&record),
-            Ok(sets),
-            "what was built reads otherwise"
-        );
+    let _ = avc::first_sps(bytes);
+    if let Ok(sets) = avc::ParameterSets::from_annex_b(bytes) {
+        check_record(&sets);
     }
-    if let Ok(record) = avcc::from_annex_b(bytes) {
+    if let Ok(aac) = aac::parse(bytes) {
+        assert!(aac.frame_samples > 0 && aac.sample_rate > 0 && aac.channels > 0);
         assert!(
-            avcc::parse(&record).is_ok(),
-            "what was built cannot be read"
+            cmaf::audio_header(bytes, aac.sample_rate).is_ok(),
+            "a configuration that was read cannot be packaged"
         );
-    }
-    if let Ok(asc) = asc::parse(bytes) {
-        assert!(asc.frame_samples > 0);
     }
     let units: Vec<&[u8]> = nal::annex_b(bytes).collect();
     let wrapped = nal::to_length_prefixed(units.iter().copied());
     assert!(nal::length_prefixed(&wrapped).eq(units));
-
-    let bytes = Bytes::copy_from_slice(bytes);
-    if let Ok(config) = aac::parse(&bytes) {
-        assert!(config.sample_rate > 0 && config.channels > 0);
+    for length_size in 1..=4 {
+        let _ = nal::with_lengths(bytes, length_size).count();
     }
+
     // A record with its length in front, and an access unit behind it.
-    let mut rest = BytesIn(&bytes);
+    let mut rest = BytesIn(bytes);
     let length = rest.u8().unwrap_or(0);
-    let record = Bytes::copy_from_slice(rest.take(length.into()));
-    if let Ok(mut sets) = avc::ParameterSets::from_record(&record) {
-        if let Some(record) = sets.record() {
-            assert!(
-                avcc::parse(&record).is_ok(),
-                "what ingest wrote cannot be read"
-            );
-        }
+    let record = rest.take(length.into());
+    if let Ok(mut sets) = avc::ParameterSets::from_record(record) {
+        check_record(&sets);
         if let Ok(unit) = sets.access_unit(&Bytes::copy_from_slice(rest.0)) {
             let units: usize = nal::length_prefixed(&unit.data).map(|u| 4 + u.len()).sum();
             assert_eq!(
@@ -70,13 +56,33 @@ pub fn parameter_sets(bytes: &[u8]) {
                 "an access unit is not of whole NAL units"
             );
         }
+        check_record(&sets);
     }
+}
+
+/// What is written of parameter sets reads back, and can be packaged where its first one can be read.
+fn check_record(sets: &avc::ParameterSets) {
+    let record = sets.record();
+    assert_eq!(record.is_ok(), sets.is_complete());
+    let Ok(record) = record else {
+        return;
+    };
+    let again = avc::ParameterSets::from_record(&record).and_then(|sets| sets.record());
+    assert_eq!(
+        again.as_ref(),
+        Ok(&record),
+        "what was written reads otherwise"
+    );
+    assert_eq!(
+        cmaf::video_header(&record).is_ok(),
+        avc::first_sps(&record).is_ok()
+    );
 }
 
 /// A configuration as ingest gives it out.
 fn video_config(record: &[u8]) -> Option<VideoConfig> {
-    let sets = avc::ParameterSets::from_record(&Bytes::copy_from_slice(record)).ok()?;
-    sets.record().map(|avcc| VideoConfig { avcc })
+    let sets = avc::ParameterSets::from_record(record).and_then(|sets| sets.record());
+    sets.ok().map(|avcc| VideoConfig { avcc })
 }
 
 /// An encoder's events with any stamps and arrival times: a byte for the kind of each, then its numbers.
@@ -143,7 +149,7 @@ pub fn repair(bytes: &[u8]) {
             12 => {
                 let length = bytes.u8().unwrap_or(0);
                 let asc = Bytes::copy_from_slice(bytes.take(length.into()));
-                aac::parse(&asc).ok().map(IngestEvent::AudioConfig)
+                aac::audio_config(&asc).ok().map(IngestEvent::AudioConfig)
             }
             13 => Some(IngestEvent::Metadata(Metadata {
                 frame_rate: bytes.u32().map(|bits| f32::from_bits(bits).into()),
@@ -181,7 +187,7 @@ struct Timeline {
 
 impl Timeline {
     fn configure(&mut self, config: &AudioConfig) {
-        self.frame = match asc::parse(&config.asc) {
+        self.frame = match aac::parse(&config.asc) {
             Ok(asc) => (asc.frame_samples, asc.sample_rate),
             Err(_) => (AAC_FRAME_SAMPLES, config.sample_rate),
         };

@@ -7,7 +7,6 @@
 //! | --- | --- | --- |
 //! | [`rtmp`] | a server session that owns no socket and no clock | Adobe RTMP 1.0, Enhanced RTMP v2 (`avc1` and `mp4a` only) |
 //! | [`flv`] | audio and video messages to packets | FLV 10.1 annex E |
-//! | [`avc`], [`aac`] | parameter sets, NAL units, AudioSpecificConfig | ISO/IEC 14496-15, 14496-10, 14496-3 |
 //! | [`address`] | key and stream out of what the encoder's address says | |
 //! | [`proxy`] | the real address behind a proxy | PROXY protocol versions 1 and 2 |
 //! | [`queue`] | the hand-over to the pipeline, and what is dropped when it does not keep up | |
@@ -15,11 +14,8 @@
 //!
 //! Keys never enter a log line; text of peers enters one only shortened and without control characters.
 
-pub mod aac;
 pub mod address;
-pub mod avc;
 mod bitrate;
-mod bits;
 pub mod cidr;
 mod config;
 mod connection;

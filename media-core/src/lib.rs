@@ -9,9 +9,10 @@
 //! | [`publish`] | objects to the store, then messages to the edge | draft-pantos-hls-rfc8216bis |
 //! | [`broadcast`] | puts the steps together for one go-live | |
 //!
-//! [`media`] has the types that pass between the steps, [`edge`] what a box needs of the edge and [`retry`] how anything is tried again.
+//! [`codec`] reads H.264 and AAC for all of them, [`media`] has the types that pass between the steps, [`edge`] what a box needs of the edge and [`retry`] how anything is tried again.
 
 pub mod broadcast;
+pub mod codec;
 pub mod edge;
 pub mod ingest;
 pub mod media;

@@ -23,11 +23,11 @@ mod tests;
 use std::{collections::VecDeque, time::Duration};
 
 use crate::{
+    codec::{aac, avc},
     media::{
         AudioConfig, AudioPacket, FrameRate, IngestEvent, Metadata, Received, VIDEO_TIMESCALE,
         VideoConfig, VideoPacket, rescale,
     },
-    package::{asc, avcc},
 };
 use rate::Grid;
 use sound::Sound;
@@ -262,8 +262,8 @@ impl Repair {
         if self.audio_config.as_ref() == Some(&config) {
             return;
         }
-        let (samples, rate) = match asc::parse(&config.asc) {
-            Ok(asc) => (asc.frame_samples, asc.sample_rate),
+        let (samples, rate) = match aac::parse(&config.asc) {
+            Ok(aac) => (aac.frame_samples, aac.sample_rate),
             Err(_) => (crate::media::AAC_FRAME_SAMPLES, config.sample_rate),
         };
         self.audio_config = Some(config);
@@ -286,7 +286,7 @@ impl Repair {
 
     fn claims(&self) -> Vec<FrameRate> {
         let config = self.video_config.as_ref();
-        let sps = config.and_then(|config| avcc::parse_sps(&config.avcc).ok());
+        let sps = config.and_then(|config| avc::first_sps(&config.avcc).ok());
         rate::claims(sps.and_then(|sps| sps.frame_rate), &self.metadata)
     }
 

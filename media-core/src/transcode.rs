@@ -22,7 +22,6 @@ mod cuts;
 mod decoder;
 mod encoder;
 mod ladder;
-mod nal;
 mod overload;
 mod pace;
 mod queue;

@@ -5,11 +5,11 @@
 
 use bytes::Bytes;
 
-use super::{
-    aac, avc,
-    rtmp::amf::{self, Value},
+use super::rtmp::amf::{self, Value};
+use crate::{
+    codec::{aac, avc},
+    media::{AudioConfig, IngestEvent, Metadata, VideoConfig},
 };
-use crate::media::{AudioConfig, IngestEvent, Metadata, VideoConfig};
 
 /// Why a tag is not taken: a sentence for the encoder's user and the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +73,7 @@ impl Demuxer {
                 let sets = self
                     .parameter_sets
                     .insert(avc::ParameterSets::from_record(&record)?);
-                let config = sets.record();
+                let config = sets.record().ok();
                 self.video_config(config, out);
             }
             VideoTag::Frame(composition_offset_ms, data) => {
@@ -82,7 +82,7 @@ impl Demuxer {
                 };
                 let unit = sets.access_unit(&data)?;
                 if unit.new_parameter_sets {
-                    let config = sets.record();
+                    let config = sets.record().ok();
                     self.video_config(config, out);
                 }
                 if self.video.is_some() && !unit.data.is_empty() {
@@ -128,7 +128,7 @@ impl Demuxer {
             other => return Err(Error::Audio(sound_format(other).into())),
         };
         if is_config {
-            let config = aac::parse(&data)?;
+            let config = aac::audio_config(&data)?;
             if self.audio.as_ref() != Some(&config) {
                 self.audio = Some(config.clone());
                 out.push(IngestEvent::AudioConfig(config));

@@ -8,13 +8,16 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::{
-    PackageError, asc,
+    PackageError,
     cmaf::{self, Sample},
     codec_string,
     cut::MAX_SEGMENT,
     part::{Assembly, Chunk, PartRule},
 };
-use crate::media::{AudioPacket, Boundary, VIDEO_TIMESCALE, rescale};
+use crate::{
+    codec::aac,
+    media::{AudioPacket, Boundary, VIDEO_TIMESCALE, rescale},
+};
 
 /// Frames held back at most: 20 s at 48 kHz. Past that the oldest are let go as if the frontier had passed them: the picture has stopped.
 const MOST_HELD: usize = 1_024;
@@ -44,7 +47,7 @@ pub struct AudioPackager {
 impl AudioPackager {
     /// A track of AAC frames with this `AudioSpecificConfig`. Times are samples of the rate that is played.
     pub fn new(config: &[u8]) -> Result<Self, PackageError> {
-        let asc = asc::parse(config)?;
+        let asc = aac::parse(config)?;
         Ok(Self {
             init: cmaf::audio_header(config, asc.sample_rate)?,
             codecs: codec_string::mp4a(config)?,
@@ -91,7 +94,7 @@ impl AudioPackager {
 
     /// From the next boundary on the frames have another configuration of the same sample rate; gives the new CMAF header.
     pub fn reconfigure(&mut self, config: &[u8]) -> Result<Bytes, PackageError> {
-        let asc = asc::parse(config)?;
+        let asc = aac::parse(config)?;
         self.init = cmaf::audio_header(config, self.sample_rate)?;
         self.codecs = codec_string::mp4a(config)?;
         self.channels = asc.channels;

@@ -6,13 +6,17 @@
 
 use bytes::Bytes;
 use mp4_atom::{
-    Audio, Avc1, Codec, Colr, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, FourCC, Ftyp, Hdlr,
-    Mdhd, Mdia, Mfhd, Minf, Moof, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stco, Stsd, Styp, Tfdt,
-    Tfhd, Tkhd, Traf, Trak, Trex, Trun, TrunEntry, TrunSamples, Url, Visual, Vmhd, esds,
+    Atom, Audio, Avc1, Avcc, Codec, Colr, Dinf, Dref, DrefEntry, Encode, Esds, FixedPoint, FourCC,
+    Ftyp, Hdlr, Mdhd, Mdia, Mfhd, Minf, Moof, Moov, Mp4a, Mvex, Mvhd, Pasp, Smhd, Stbl, Stco, Stsd,
+    Styp, Tfdt, Tfhd, Tkhd, Traf, Trak, Trex, Trun, TrunEntry, TrunSamples, Url, Visual, Vmhd,
+    esds,
 };
 
-use super::{PackageError, asc, avcc};
-use crate::media::VIDEO_TIMESCALE;
+use super::PackageError;
+use crate::{
+    codec::{aac, avc, sps},
+    media::VIDEO_TIMESCALE,
+};
 
 /// `track_ID` of the only track in a file.
 const TRACK_ID: u32 = 1;
@@ -45,7 +49,11 @@ pub struct Sample {
 
 /// The header of an H.264 track: `avc1` with the parameter sets, shape and colour where they are known.
 pub fn video_header(record: &[u8]) -> Result<Bytes, PackageError> {
-    let sps = avcc::parse_sps(record)?;
+    let sets = avc::ParameterSets::from_record(record)?;
+    let sps = sps::parse(sets.first_sps()?).map_err(avc::Error::from)?;
+    // Written anew: packets have four-byte lengths here, whatever the encoder's container had.
+    let avcc = Avcc::decode_body(&mut &sets.record()?[..])
+        .map_err(|error| PackageError::Boxes(error.to_string()))?;
     let (width, height) = (to_u16(sps.width), to_u16(sps.height));
     let (sar_width, sar_height) = sps.sample_aspect_ratio.unwrap_or((1, 1));
     let sample_entry = Avc1 {
@@ -55,7 +63,7 @@ pub fn video_header(record: &[u8]) -> Result<Bytes, PackageError> {
             height,
             ..Visual::default()
         },
-        avcc: avcc::decode(record)?,
+        avcc,
         colr: sps.colour.map(|colour| Colr::Nclx {
             colour_primaries: colour.primaries.into(),
             transfer_characteristics: colour.transfer.into(),
@@ -90,14 +98,14 @@ pub fn video_header(record: &[u8]) -> Result<Bytes, PackageError> {
 
 /// The header of an AAC track: `mp4a` with the `AudioSpecificConfig`. `timescale` is the sample rate that is played.
 pub fn audio_header(config: &[u8], timescale: u32) -> Result<Bytes, PackageError> {
-    let asc = asc::parse(config)?;
+    let aac = aac::parse(config)?;
     let sample_entry = Mp4a {
         audio: Audio {
             data_reference_index: 1,
-            channel_count: to_u16(asc.channels),
+            channel_count: to_u16(aac.channels),
             sample_size: 16,
             // 16 bits; a higher rate is 0 here, and the timescale tells it (14496-12 section 12.2.3.1).
-            sample_rate: FixedPoint::new(u16::try_from(asc.sample_rate).unwrap_or(0), 0),
+            sample_rate: FixedPoint::new(u16::try_from(aac.sample_rate).unwrap_or(0), 0),
         },
         esds: Esds {
             es_desc: esds::EsDescriptor {

@@ -14,9 +14,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    media::{
-        AudioConfig, Boundary, FrameRate, IngestEvent, Metadata, Received, VideoConfig, VideoPacket,
-    },
+    codec::{nal, sps},
+    media::{Boundary, FrameRate, IngestEvent, Metadata, Received, VideoConfig, VideoPacket},
     repair::{Opened, Options, Repair, Repaired},
 };
 
@@ -78,13 +77,7 @@ fn read_flv(path: &Path) -> Vec<Received> {
             }
             (8, Some(0)) => {
                 let asc = body.slice(2..);
-                let read = asc::parse(&asc).unwrap();
-                IngestEvent::AudioConfig(AudioConfig {
-                    sample_rate: read.sample_rate,
-                    channels: read.channels,
-                    is_lc: read.is_lc(),
-                    asc,
-                })
+                IngestEvent::AudioConfig(aac::audio_config(&asc).unwrap())
             }
             (8, Some(1)) => IngestEvent::Audio {
                 timestamp_ms,
@@ -593,7 +586,7 @@ fn the_header_tells_readers_size_shape_colour_and_codecs() {
         "{}",
         picture.codecs()
     );
-    let sps = avcc::parse_sps(&packaged.opened.video.avcc).unwrap();
+    let sps = avc::first_sps(&packaged.opened.video.avcc).unwrap();
     assert_eq!(sps.sample_aspect_ratio, Some((4, 3)));
     assert_eq!(
         sps.colour,

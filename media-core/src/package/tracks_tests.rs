@@ -26,11 +26,9 @@ fn record(width_in_mbs: u8) -> Bytes {
         let byte = chunk.iter().fold(0, |byte, bit| byte << 1 | bit);
         sps.push(byte << (8 - chunk.len()));
     }
-    let sets = avcc::ParameterSets {
-        sps: vec![sps.into()],
-        pps: vec![Bytes::from_static(&[0x68, 1])],
-    };
-    avcc::build(&sets).unwrap()
+    let stream = [&[0, 0, 1][..], &sps, &[0, 0, 1, 0x68, 0xc0]].concat();
+    let sets = avc::ParameterSets::from_annex_b(&stream).unwrap();
+    sets.record().unwrap()
 }
 
 fn picture(frame_rate: Option<(u32, u32)>) -> VideoPackager {

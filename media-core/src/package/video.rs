@@ -7,14 +7,16 @@
 use bytes::Bytes;
 
 use super::{
-    PackageError, avcc,
+    PackageError,
     cmaf::{self, Sample},
     codec_string,
     cut::MAX_TICKS,
-    nal,
     part::{Assembly, Chunk, PartRule},
 };
-use crate::media::{Boundary, FrameRate, VIDEO_TIMESCALE, VideoPacket};
+use crate::{
+    codec::{avc, nal},
+    media::{Boundary, FrameRate, VIDEO_TIMESCALE, VideoPacket},
+};
 
 /// A frame to be packaged; what an encoder or [`crate::repair`] gives.
 pub type VideoSample = VideoPacket;
@@ -53,7 +55,7 @@ struct Waiting {
 impl VideoPackager {
     /// A track with this configuration record (`avcC`) and, where it keeps one, frame rate.
     pub fn new(record: &[u8], frame_rate: Option<FrameRate>) -> Result<Self, PackageError> {
-        let sps = avcc::parse_sps(record)?;
+        let sps = avc::first_sps(record)?;
         Ok(Self {
             init: cmaf::video_header(record)?,
             codecs: codec_string::avc1(record)?,
@@ -98,7 +100,7 @@ impl VideoPackager {
         record: &[u8],
         frame_rate: Option<FrameRate>,
     ) -> Result<Bytes, PackageError> {
-        let sps = avcc::parse_sps(record)?;
+        let sps = avc::first_sps(record)?;
         self.init = cmaf::video_header(record)?;
         self.codecs = codec_string::avc1(record)?;
         self.size = (sps.width, sps.height);

@@ -13,7 +13,9 @@ fn avcc() -> VideoConfig {
     stream.extend(data_encoding::HEXLOWER.decode(sps.as_bytes()).unwrap());
     stream.extend([0, 0, 1, 0x68, 0xeb, 0xe3, 0xcb, 0x22, 0xc0]);
     VideoConfig {
-        avcc: avcc::from_annex_b(&stream).unwrap(),
+        avcc: avc::ParameterSets::from_annex_b(&stream)
+            .and_then(|sets| sets.record())
+            .unwrap(),
     }
 }
 

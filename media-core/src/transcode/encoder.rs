@@ -14,9 +14,11 @@ use ffmpeg_next::{
 use super::{
     Profile, av,
     config::{EncoderChoice, Preset},
-    nal,
 };
-use crate::media::{FrameRate, VIDEO_TIMESCALE, VideoConfig, VideoPacket};
+use crate::{
+    codec::avc,
+    media::{FrameRate, VIDEO_TIMESCALE, VideoConfig, VideoPacket},
+};
 
 /// The peak over a second may be this much over the average: a playlist's BANDWIDTH stays near AVERAGE-BANDWIDTH.
 const PEAK: f64 = 1.1;
@@ -297,7 +299,9 @@ impl AvEncoder {
         let mut options = kind.options(settings);
         options.set("bufsize", &settings.bitrate_bps.to_string());
         let encoder = video.open_as_with(found, options).map_err(failed)?;
-        let avcc = nal::avcc(av::extradata(&encoder)).ok_or(EncoderError::NoParameterSets(name))?;
+        let avcc = avc::ParameterSets::from_annex_b(av::extradata(&encoder))
+            .and_then(|sets| sets.record())
+            .map_err(|_| EncoderError::NoParameterSets(name))?;
         Ok(Self {
             kind,
             uploader,
@@ -358,13 +362,13 @@ impl VideoEncoder for AvEncoder {
             }
             Err(error) => return Err(self.failed(error)),
         }
-        let unit = nal::access_unit(self.packet.data().unwrap_or_default());
+        let (data, idr) = avc::access_unit_of_annex_b(self.packet.data().unwrap_or_default());
         let pts = self.packet.pts().unwrap_or_default();
         Ok(Some(VideoPacket {
             pts,
             dts: pts,
-            idr: unit.idr,
-            data: unit.data,
+            idr,
+            data,
         }))
     }
 

@@ -4,8 +4,8 @@ use super::bits::Bits;
 use crate::media::FrameRate;
 
 /// Why a sequence parameter set was refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SpsError {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
     /// Another type of NAL unit.
     #[error("the NAL unit is of type {0}, not a sequence parameter set (7)")]
     NotSps(u8),
@@ -95,13 +95,48 @@ const HIGH_PROFILES: [u8; 13] = [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 
 const MAX_SIDE: u64 = 16_888;
 
 /// Reads a sequence parameter set: a NAL unit with its header, without start code or length.
-pub fn parse(unit: &[u8]) -> Result<Sps, SpsError> {
+///
+/// # Errors
+/// [`Error`] where it is cut short or out of range.
+pub fn parse(unit: &[u8]) -> Result<Sps, Error> {
+    let payload = payload(unit)?;
+    let mut bits = Bits::new(&payload);
+    let head = head(&mut bits)?;
+    read(&mut bits, &head)
+}
+
+/// Reads the beginning of a sequence parameter set, which is what a configuration record repeats.
+pub(super) fn parse_head(unit: &[u8]) -> Result<Head, Error> {
+    head(&mut Bits::new(&payload(unit)?))
+}
+
+/// What stands at the beginning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Head {
+    profile_idc: u8,
+    constraints: u8,
+    level_idc: u8,
+    /// `seq_parameter_set_id`, at most 31.
+    pub(super) id: u32,
+    /// Whether chroma format and bit depths are written at all.
+    pub(super) high: bool,
+    /// `chroma_format_idc`.
+    pub(super) chroma_format_idc: u8,
+    separate_planes: bool,
+    /// Bits of a luma sample.
+    pub(super) bit_depth_luma: u8,
+    /// Bits of a chroma sample.
+    pub(super) bit_depth_chroma: u8,
+}
+
+fn payload(unit: &[u8]) -> Result<Vec<u8>, Error> {
     let unit_type = super::nal::unit_type(unit);
     if unit_type != super::nal::SPS {
-        return Err(SpsError::NotSps(unit_type));
+        return Err(Error::NotSps(unit_type));
     }
-    let payload = without_emulation_prevention(unit.get(1..).unwrap_or_default());
-    read(&mut Bits::new(&payload))
+    Ok(without_emulation_prevention(
+        unit.get(1..).unwrap_or_default(),
+    ))
 }
 
 /// Takes out each 3 of `0 0 3` (section 7.4.1).
@@ -119,56 +154,73 @@ fn without_emulation_prevention(bytes: &[u8]) -> Vec<u8> {
     out
 }
 
-fn read(bits: &mut Bits<'_>) -> Result<Sps, SpsError> {
-    let short = SpsError::Short;
-    let at_most = |field, value: u32, most: u32| {
-        if value <= most {
-            Ok(value)
-        } else {
-            Err(SpsError::Range { field, value })
-        }
-    };
-    let mut fixed = || Some([bits.u(8)?, bits.u(8)?, bits.u(8)?]);
-    let [profile_idc, constraints, level_idc] = fixed().ok_or(short.clone())?.map(|b| b as u8);
-    at_most("seq_parameter_set_id", bits.ue().ok_or(short.clone())?, 31)?;
+fn at_most(field: &'static str, value: u32, most: u32) -> Result<u32, Error> {
+    if value <= most {
+        Ok(value)
+    } else {
+        Err(Error::Range { field, value })
+    }
+}
 
-    let (mut chroma_format_idc, mut separate_planes) = (1, false);
-    let (mut bit_depth_luma, mut bit_depth_chroma) = (8, 8);
-    if HIGH_PROFILES.contains(&profile_idc) {
-        chroma_format_idc = at_most("chroma_format_idc", bits.ue().ok_or(short.clone())?, 3)?;
-        if chroma_format_idc == 3 {
-            separate_planes = bits.bit().ok_or(short.clone())?;
+fn head(bits: &mut Bits<'_>) -> Result<Head, Error> {
+    let short = Error::Short;
+    let mut fixed = || Some([bits.u(8)?, bits.u(8)?, bits.u(8)?]);
+    let [profile_idc, constraints, level_idc] = fixed().ok_or(short)?.map(|b| b as u8);
+    let id = at_most("seq_parameter_set_id", bits.ue().ok_or(short)?, 31)?;
+    let mut head = Head {
+        profile_idc,
+        constraints,
+        level_idc,
+        id,
+        high: HIGH_PROFILES.contains(&profile_idc),
+        chroma_format_idc: 1,
+        separate_planes: false,
+        bit_depth_luma: 8,
+        bit_depth_chroma: 8,
+    };
+    if head.high {
+        let format = at_most("chroma_format_idc", bits.ue().ok_or(short)?, 3)?;
+        head.chroma_format_idc = format as u8;
+        if format == 3 {
+            head.separate_planes = bits.bit().ok_or(short)?;
         }
-        let luma = bits.ue().ok_or(short.clone())?;
-        bit_depth_luma = 8 + at_most("bit_depth_luma_minus8", luma, 6)? as u8;
-        let chroma = bits.ue().ok_or(short.clone())?;
-        bit_depth_chroma = 8 + at_most("bit_depth_chroma_minus8", chroma, 6)? as u8;
-        scaling_lists(bits, chroma_format_idc).ok_or(short.clone())?;
+        let luma = bits.ue().ok_or(short)?;
+        head.bit_depth_luma = 8 + at_most("bit_depth_luma_minus8", luma, 6)? as u8;
+        let chroma = bits.ue().ok_or(short)?;
+        head.bit_depth_chroma = 8 + at_most("bit_depth_chroma_minus8", chroma, 6)? as u8;
+    }
+    Ok(head)
+}
+
+fn read(bits: &mut Bits<'_>, head: &Head) -> Result<Sps, Error> {
+    let short = Error::Short;
+    if head.high {
+        scaling_lists(bits, head.chroma_format_idc).ok_or(short)?;
     }
 
-    let log2 = bits.ue().ok_or(short.clone())?;
+    let log2 = bits.ue().ok_or(short)?;
     at_most("log2_max_frame_num_minus4", log2, 12)?;
-    let order_count_type = bits.ue().ok_or(short.clone())?;
+    let order_count_type = bits.ue().ok_or(short)?;
     match at_most("pic_order_cnt_type", order_count_type, 2)? {
         0 => {
-            let log2 = bits.ue().ok_or(short.clone())?;
+            let log2 = bits.ue().ok_or(short)?;
             at_most("log2_max_pic_order_cnt_lsb_minus4", log2, 12)?;
         }
         1 => {
             let mut offsets = || Some((bits.bit()?, bits.se()?, bits.se()?, bits.ue()?));
-            let (_, _, _, count) = offsets().ok_or(short.clone())?;
+            let (_, _, _, count) = offsets().ok_or(short)?;
             let count = at_most("num_ref_frames_in_pic_order_cnt_cycle", count, 255)?;
             for _ in 0..count {
-                bits.se().ok_or(short.clone())?;
+                bits.se().ok_or(short)?;
             }
         }
         _ => {}
     }
 
     let mut size = || Some((bits.ue()?, bits.bit()?, bits.ue()?, bits.ue()?, bits.bit()?));
-    let (_, _, width_in_mbs, height_in_units, progressive) = size().ok_or(short.clone())?;
+    let (_, _, width_in_mbs, height_in_units, progressive) = size().ok_or(short)?;
     if !progressive {
-        bits.bit().ok_or(short.clone())?;
+        bits.bit().ok_or(short)?;
     }
     let mut crop = || {
         bits.bit()?; // direct_8x8_inference_flag
@@ -178,13 +230,13 @@ fn read(bits: &mut Bits<'_>) -> Result<Sps, SpsError> {
             [0; 4]
         })
     };
-    let [left, right, top, bottom] = crop().ok_or(short.clone())?.map(u64::from);
+    let [left, right, top, bottom] = crop().ok_or(short)?.map(u64::from);
 
     let fields = if progressive { 1 } else { 2 };
-    let chroma_array_type = if separate_planes {
+    let chroma_array_type = if head.separate_planes {
         0
     } else {
-        chroma_format_idc
+        head.chroma_format_idc
     };
     let crop_x = if matches!(chroma_array_type, 1 | 2) {
         2
@@ -194,7 +246,7 @@ fn read(bits: &mut Bits<'_>) -> Result<Sps, SpsError> {
     let crop_y = if chroma_array_type == 1 { 2 } else { 1 } * fields;
     let side = |field, coded: u64, cropped: u64| match coded.checked_sub(cropped) {
         Some(side @ 1..=MAX_SIDE) => Ok(side as u32),
-        _ => Err(SpsError::Range {
+        _ => Err(Error::Range {
             field,
             value: u32::try_from(coded).unwrap_or(u32::MAX),
         }),
@@ -205,12 +257,12 @@ fn read(bits: &mut Bits<'_>) -> Result<Sps, SpsError> {
     let height = side("a height of", coded_height, (top + bottom) * crop_y)?;
 
     let mut sps = Sps {
-        profile_idc,
-        constraints,
-        level_idc,
-        chroma_format_idc: chroma_format_idc as u8,
-        bit_depth_luma,
-        bit_depth_chroma,
+        profile_idc: head.profile_idc,
+        constraints: head.constraints,
+        level_idc: head.level_idc,
+        chroma_format_idc: head.chroma_format_idc,
+        bit_depth_luma: head.bit_depth_luma,
+        bit_depth_chroma: head.bit_depth_chroma,
         width,
         height,
         progressive,
@@ -226,7 +278,7 @@ fn read(bits: &mut Bits<'_>) -> Result<Sps, SpsError> {
 }
 
 /// Skips the scaling lists (section 7.3.2.1.1.1) with the two flags before them.
-fn scaling_lists(bits: &mut Bits<'_>, chroma_format_idc: u32) -> Option<()> {
+fn scaling_lists(bits: &mut Bits<'_>, chroma_format_idc: u8) -> Option<()> {
     bits.bit()?; // qpprime_y_zero_transform_bypass_flag
     if !bits.bit()? {
         return Some(());
@@ -364,7 +416,7 @@ mod tests {
         }
         assert!(matches!(
             parse(&bytes),
-            Err(SpsError::Range {
+            Err(Error::Range {
                 field: "a width of",
                 ..
             })
