@@ -18,6 +18,10 @@ mod waiters;
 
 use clap::Parser;
 
+// The one of `ghost-live`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[derive(Parser)]
 #[command(
     name = "bench",

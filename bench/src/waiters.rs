@@ -40,14 +40,16 @@ struct Seen {
     max: Vec<f64>,
     /// CPU microseconds an answer.
     cpu: Vec<f64>,
-    /// Growth of resident memory a connection while it waits, bytes.
-    growth: Option<f64>,
+    /// Resident memory a connection that waits, bytes.
+    memory: Option<f64>,
 }
 
 struct Pair {
     name: &'static str,
     server: Process,
     clients: Process,
+    /// Resident memory before there was a connection, bytes.
+    idle: u64,
     seen: Seen,
 }
 
@@ -75,6 +77,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         ("bare hyper on a watch channel", hyper, hyper_address),
         ("bare loop over the sockets", bare, bare_address),
     ] {
+        let idle = server.resident()?;
         let (mut clients, _) = Process::start(&["client"])?;
         clients.ask(&format!("connect {address} {}", args.count))?;
         server.settle()?;
@@ -82,6 +85,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             name,
             server,
             clients,
+            idle,
             seen: Seen::default(),
         });
     }
@@ -101,7 +105,6 @@ impl Pair {
     }
 
     fn round(&mut self, args: &Args, counts: bool) -> Result<()> {
-        let before = self.server.resident()?;
         let path = if self.is_edge() {
             self.server.ask("next")?
         } else {
@@ -111,8 +114,8 @@ impl Pair {
         self.clients.settle()?;
         self.server.settle()?;
         if !counts {
-            let growth = self.server.resident()?.saturating_sub(before);
-            self.seen.growth = Some(growth as f64 / args.count as f64);
+            let grown = self.server.resident()?.saturating_sub(self.idle);
+            self.seen.memory = Some(grown as f64 / args.count as f64);
         }
         let cpu = self.server.cpu()?;
         let published = self.server.ask("publish")?;
@@ -152,7 +155,7 @@ fn report(args: &Args, pairs: &[Pair]) {
         .map(|pair| {
             let seen = &pair.seen;
             let worst = seen.max.iter().copied().fold(0.0, f64::max);
-            let growth = seen.growth.filter(|_| !pair.name.contains("loop"));
+            let memory = seen.memory.filter(|_| !pair.name.contains("loop"));
             vec![
                 pair.name.to_owned(),
                 format!("{:.1}", middle(&seen.p50)),
@@ -161,7 +164,7 @@ fn report(args: &Args, pairs: &[Pair]) {
                 format!("{worst:.1}"),
                 format!("{:.2}", middle(&seen.max) / bare),
                 format!("{:.0}", middle(&seen.cpu)),
-                growth.map_or("-".to_owned(), |bytes| format!("{bytes:.0}")),
+                memory.map_or("-".to_owned(), |bytes| format!("{bytes:.0}")),
             ]
         })
         .collect();
@@ -185,13 +188,13 @@ fn report(args: &Args, pairs: &[Pair]) {
         "\nlast answer: {edge:.1} ms of {budget:.0} ms: {}",
         verdict(edge <= budget)
     );
-    let growth = |name: &str| {
+    let memory = |name: &str| {
         pairs
             .iter()
             .find(|pair| pair.name.contains(name))
-            .and_then(|pair| pair.seen.growth)
+            .and_then(|pair| pair.seen.memory)
     };
-    if let (Some(edge), Some(hyper)) = (growth("edge"), growth("hyper")) {
+    if let (Some(edge), Some(hyper)) = (memory("edge"), memory("hyper")) {
         let beyond = edge - hyper;
         println!(
             "memory of a waiter beyond its connection (bare hyper's): {beyond:.0} bytes of {BUDGET_BYTES}: {}",

@@ -1,7 +1,6 @@
 //! The native adapter: the edge inside `ghost-live up` and `ghost-live edge`.
 //!
-//! [`Edge`] holds the state and answers a box in the same process; [`router`] answers HTTP; [`serve`] runs connections over HTTP/1.1 and,
-//! with TLS, HTTP/2. What is decided lies outside this module; here are sockets, files, clocks and locks. No lock is held across an await.
+//! [`Edge`] holds the state and answers a box in the same process; [`serve`] answers HTTP/1.1 and, with TLS, HTTP/2. What is decided lies outside this module; here are sockets, files, clocks and locks. No lock is held across an await.
 //!
 //! | module | what it does |
 //! | --- | --- |
@@ -36,7 +35,7 @@ mod text;
 
 pub use edge::{Edge, EdgeError, Studio, StudioNotes, TrackSummary};
 pub use files::{FileError, load_directory, save_directory};
-pub use http::{Http01, router};
+pub use http::Http01;
 pub use link::Link;
 pub use server::{Tls, serve};
 

@@ -211,7 +211,8 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
 
 /// What every answer to the route carries; `caching` is what a 2xx would have.
 pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> HeaderMap {
-    let mut map = HeaderMap::new();
+    // Room for all that an answer gets: a map that grows is what a woken viewer would pay for.
+    let mut map = HeaderMap::with_capacity(12);
     let mut set = |name: HeaderName, value: &'static str| {
         map.insert(name, HeaderValue::from_static(value));
     };

@@ -3,15 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::{
-    Router,
+    BoxError,
     body::{Body, HttpBody},
-    extract::{FromRequestParts, Path, State, ws::WebSocketUpgrade},
-    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, header, request::Parts},
-    response::Response,
-    routing::get,
+    extract::{FromRequestParts, ws::WebSocketUpgrade},
+    http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts},
 };
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, stream};
+use http_body_util::{Either, Full};
 use protocol::{
     internal::{Admit, Open},
     link_auth,
@@ -47,56 +46,87 @@ const PATIENCE: Duration = Duration::from_millis(Head::DEADLINE_MS);
 /// Gives the answer to a token of ACME's HTTP-01 challenge while it is being validated (RFC 8555 section 8.3).
 pub type Http01 = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// All addresses of the edge as one service, and those of ACME's challenge where this server is the one that answers it.
-pub fn router(edge: Edge, http01: Option<Http01>) -> Router {
-    let mut router = Router::new();
-    if let Some(http01) = http01 {
-        let challenge = move |Path(token): Path<String>| {
-            let answer = http01(&token);
-            async move {
-                let plain = [
-                    (header::CONTENT_TYPE, "text/plain"),
-                    (header::CACHE_CONTROL, "no-store"),
-                ];
-                match answer {
-                    Some(answer) => (StatusCode::OK, plain, answer),
-                    None => (
-                        StatusCode::NOT_FOUND,
-                        plain,
-                        "no such challenge\n".to_owned(),
-                    ),
-                }
-            }
-        };
-        router = router.route("/.well-known/acme-challenge/{token}", get(challenge));
-    }
-    router.fallback(dispatch).with_state(edge)
+/// The body of an answer: bytes that are at hand, without a box around them, or what comes piece by piece.
+pub(super) type Payload = Either<Full<Bytes>, Body>;
+
+/// What one listener serves: all addresses of the edge, and those of ACME's challenge where port 80 reaches it.
+#[derive(Clone)]
+pub(super) struct Site {
+    pub(super) edge: Edge,
+    pub(super) http01: Option<Http01>,
 }
 
-pub(super) async fn dispatch(State(edge): State<Edge>, request: Request<Body>) -> Response {
-    let (mut parts, body) = request.into_parts();
-    let head = parts.method == Method::HEAD;
-    let route = routes::parse(&parts.method, parts.uri.path(), parts.uri.query());
-    let answer = match &route {
-        // What may wait keeps as little as it can; everything else is boxed, so that a waiter does not pay for its size.
-        Ok(Route::Media(address, directives)) => {
-            edge.media(address, directives, &parts.headers, PATIENCE)
-                .await
+impl Site {
+    /// Answers a request. What may wait keeps as little of it as it can, and the rest is boxed, so that a waiter does not pay for its size.
+    pub(super) async fn answer<B>(self, request: Request<B>) -> Response<Payload>
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<BoxError>,
+    {
+        let head = request.method() == Method::HEAD;
+        let path = request.uri().path();
+        if let Some(response) = self.challenge(path) {
+            return response;
         }
-        Ok(Route::Object(key)) => edge.object(key, &parts.headers).await,
-        Ok(route) if route.is_internal() => Box::pin(edge.internal(route, &mut parts, body)).await,
-        Ok(route) => Box::pin(edge.public(route, &parts, body)).await,
-        Err(problem) => Err(problem.clone()),
-    };
-    let route = route.as_ref().ok();
-    let mut response = match answer {
-        Ok(answer) => answer.response(route),
-        Err(problem) => problem_response(route, &problem),
-    };
-    if head {
-        *response.body_mut() = Body::empty();
+        let route = routes::parse(request.method(), path, request.uri().query());
+        let edge = self.edge;
+        let answer = match &route {
+            Ok(Route::Media(address, directives)) => {
+                let coding = Coding::negotiate(request.headers());
+                drop(request);
+                edge.media(address, directives, coding, PATIENCE).await
+            }
+            Ok(Route::Object(key)) => {
+                let conditions = Conditions::read(request.headers());
+                drop(request);
+                edge.object(key, &conditions).await
+            }
+            Ok(route) => Box::pin(edge.rest(route, request.map(Body::new))).await,
+            Err(problem) => Err(problem.clone()),
+        };
+        let route = route.as_ref().ok();
+        let mut response = match answer {
+            Ok(answer) => answer.response(route),
+            Err(problem) => problem_response(route, &problem),
+        };
+        if head {
+            *response.body_mut() = Payload::Left(Full::default());
+        }
+        response
     }
-    response
+
+    fn challenge(&self, path: &str) -> Option<Response<Payload>> {
+        let http01 = self.http01.as_ref()?;
+        let token = path.strip_prefix("/.well-known/acme-challenge/")?;
+        let mut response = Response::new(Payload::Left(Full::default()));
+        match http01(token) {
+            Some(answer) => *response.body_mut() = Payload::Left(Full::from(answer)),
+            None => *response.status_mut() = StatusCode::NOT_FOUND,
+        }
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Some(response)
+    }
+}
+
+/// What a request for an object says of it.
+#[derive(Debug, Default)]
+struct Conditions {
+    if_none_match: Option<HeaderValue>,
+    if_range: Option<HeaderValue>,
+    range: Option<HeaderValue>,
+}
+
+impl Conditions {
+    fn read(headers: &HeaderMap) -> Self {
+        let field = |name| headers.get(name).cloned();
+        Self {
+            if_none_match: field(header::IF_NONE_MATCH),
+            if_range: field(header::IF_RANGE),
+            range: field(header::RANGE),
+        }
+    }
 }
 
 /// What a 2xx is made of.
@@ -106,7 +136,9 @@ pub(super) struct Answer {
     caching: Caching,
     content_type: &'static str,
     headers: HeaderMap,
-    body: Body,
+    /// How the body is coded, where that was negotiated.
+    coding: Option<Coding>,
+    body: Payload,
     /// Bytes, if known.
     size: Option<u64>,
 }
@@ -119,8 +151,9 @@ impl Answer {
             caching,
             content_type,
             headers: HeaderMap::new(),
+            coding: None,
             size: Some(body.len() as u64),
-            body: Body::from(body),
+            body: Payload::Left(Full::new(body)),
         }
     }
 
@@ -137,31 +170,26 @@ impl Answer {
         Ok(Self::new(Caching::Never, "application/json", body))
     }
 
-    fn text(
-        text: &Text,
-        caching: Caching,
-        content_type: &'static str,
-        request: &HeaderMap,
-    ) -> Self {
-        let (body, coding) = text.coded(Coding::negotiate(request));
-        let mut answer = Self::new(caching, content_type, body);
-        answer
-            .headers
-            .insert(header::VARY, HeaderValue::from_static("accept-encoding"));
-        if let Some(name) = coding.name() {
-            answer
-                .headers
-                .insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+    fn text(text: &Text, caching: Caching, content_type: &'static str, accepted: Coding) -> Self {
+        let (body, coding) = text.coded(accepted);
+        Self {
+            coding: Some(coding),
+            ..Self::new(caching, content_type, body)
         }
-        answer
     }
 
-    fn response(self, route: Option<&Route>) -> Response {
+    fn response(self, route: Option<&Route>) -> Response<Payload> {
         let mut response = Response::new(self.body);
         *response.status_mut() = self.status;
         let headers = response.headers_mut();
         *headers = routes::headers(route, self.status, self.caching);
         headers.extend(self.headers);
+        if let Some(coding) = self.coding {
+            headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
+            if let Some(name) = coding.name() {
+                headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(name));
+            }
+        }
         if !self.content_type.is_empty() {
             headers.insert(
                 header::CONTENT_TYPE,
@@ -175,9 +203,9 @@ impl Answer {
     }
 }
 
-fn problem_response(route: Option<&Route>, problem: &Problem) -> Response {
-    let body = problem.body_json();
-    let mut response = Response::new(Body::from(body.clone()));
+fn problem_response(route: Option<&Route>, problem: &Problem) -> Response<Payload> {
+    let body = Bytes::from(problem.body_json());
+    let mut response = Response::new(Payload::Left(Full::new(body.clone())));
     *response.status_mut() = problem.status;
     let headers = response.headers_mut();
     *headers = routes::headers(route, problem.status, Caching::Never);
@@ -273,7 +301,7 @@ impl Edge {
         &self,
         address: &TrackAddress,
         directives: &Directives,
-        headers: &HeaderMap,
+        coding: Coding,
         patience: Duration,
     ) -> Result<Answer, Problem> {
         let (live, track) = self.find(address)?;
@@ -307,10 +335,10 @@ impl Edge {
             Form::Full
         };
         let text = live.media(&view, track, form);
-        Ok(Answer::text(&text, caching, HLS_TYPE, headers))
+        Ok(Answer::text(&text, caching, HLS_TYPE, coding))
     }
 
-    async fn object(&self, key: &ObjectKey, headers: &HeaderMap) -> Result<Answer, Problem> {
+    async fn object(&self, key: &ObjectKey, asked: &Conditions) -> Result<Answer, Problem> {
         let live = self.live(&key.broadcast).ok_or_else(Problem::not_found)?;
         if let ObjectAnswer::Hinted(track) = live.object(key) {
             let mut feed = live.feed(track).ok_or_else(Problem::not_found)?;
@@ -333,7 +361,7 @@ impl Edge {
             return Err(Problem::not_found());
         }
         let etag = format!("\"{}\"", key.tag);
-        if matches_etag(headers.get(header::IF_NONE_MATCH), &etag) {
+        if matches_etag(asked.if_none_match.as_ref(), &etag) {
             return Ok(tagged(
                 Answer {
                     caching: Caching::Immutable,
@@ -343,10 +371,10 @@ impl Edge {
             ));
         }
         let bytes = self.objects().get(key).await.map_err(object_problem)?;
-        let range = headers.get(header::RANGE).filter(|_| {
-            let condition = headers.get(header::IF_RANGE);
-            condition.is_none() || matches_etag(condition, &etag)
-        });
+        let range = asked
+            .range
+            .as_ref()
+            .filter(|_| asked.if_range.is_none() || matches_etag(asked.if_range.as_ref(), &etag));
         let mut answer = match range.map_or(Range::Whole, |value| Range::read(value, bytes.len())) {
             Range::Whole => Answer::new(Caching::Immutable, content_type(key), bytes),
             Range::Some(from, to) => {
@@ -395,7 +423,7 @@ impl Edge {
         };
         let parts = self.clone().running(live, track, msn);
         Ok(Answer {
-            body: Body::from_stream(parts),
+            body: Payload::Right(Body::from_stream(parts)),
             size: None,
             // Only a complete one may be kept.
             ..Answer::new(Caching::Never, kind, Bytes::new())
@@ -440,7 +468,18 @@ impl Edge {
 
     // ---- the rest of what viewers ask
 
+    /// What neither waits nor is asked often.
+    async fn rest(&self, route: &Route, request: Request<Body>) -> Result<Answer, Problem> {
+        let (mut parts, body) = request.into_parts();
+        if route.is_internal() {
+            self.internal(route, &mut parts, body).await
+        } else {
+            self.public(route, &parts, body).await
+        }
+    }
+
     async fn public(&self, route: &Route, parts: &Parts, body: Body) -> Result<Answer, Problem> {
+        let coding = Coding::negotiate(&parts.headers);
         match route {
             Route::Page(page, _) => self.page(*page, &parts.headers),
             Route::Asset(path) => self.file(path, routes::asset_caching(path), &parts.headers),
@@ -449,19 +488,14 @@ impl Edge {
                     .playable(stream)?
                     .multivariant()
                     .ok_or_else(Problem::not_live)?;
-                Ok(Answer::text(&text, Caching::Live, HLS_TYPE, &parts.headers))
+                Ok(Answer::text(&text, Caching::Live, HLS_TYPE, coding))
             }
             Route::Dash(stream) => {
                 let text = self
                     .playable(stream)?
                     .dash()
                     .ok_or_else(Problem::not_live)?;
-                Ok(Answer::text(
-                    &text,
-                    Caching::Live,
-                    DASH_TYPE,
-                    &parts.headers,
-                ))
+                Ok(Answer::text(&text, Caching::Live, DASH_TYPE, coding))
             }
             Route::Segment(address, msn) => self.segment(address, *msn).await,
             Route::Streams => Answer::json(&serde_json::json!({ "streams": self.summaries() })),
@@ -562,9 +596,11 @@ impl Edge {
             kind,
             "image/png" | "image/jpeg" | "image/webp" | "font/woff2"
         );
-        let none = HeaderMap::new();
-        let accepted = if compressible { headers } else { &none };
-        Ok(tagged(Answer::text(&text, caching, kind, accepted), &etag))
+        let coding = match compressible {
+            true => Coding::negotiate(headers),
+            false => Coding::Identity,
+        };
+        Ok(tagged(Answer::text(&text, caching, kind, coding), &etag))
     }
 
     fn check_studio(&self, stream: &StreamName, headers: &HeaderMap) -> Result<(), Problem> {
@@ -612,6 +648,7 @@ impl Edge {
                 caching: Caching::Never,
                 content_type: PROBLEM_TYPE,
                 headers: parts.headers,
+                coding: None,
                 body,
                 size: None,
             }
@@ -687,7 +724,8 @@ impl Edge {
                     caching: Caching::Never,
                     content_type: "",
                     headers: parts.headers,
-                    body,
+                    coding: None,
+                    body: Payload::Right(body),
                     size: None,
                 })
             }

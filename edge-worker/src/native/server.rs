@@ -4,6 +4,7 @@
 //! requests, and for a peer that does not read. HTTP/2 without TLS is off: browsers do not speak it, and scanners do.
 
 use std::{
+    convert::Infallible,
     io,
     pin::Pin,
     sync::Arc,
@@ -11,11 +12,8 @@ use std::{
     time::Duration,
 };
 
-use axum::Router;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -25,7 +23,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Edge, Http01, router};
+use super::{Edge, Http01, http::Site};
 
 /// Gives the TLS configuration that holds now, asked for each connection, so that a renewed certificate is used at once. Its
 /// `alpn_protocols` decide about HTTP/2: `h2` and `http/1.1`, in this order.
@@ -49,7 +47,7 @@ pub async fn serve(
 ) {
     let permits = Arc::new(Semaphore::new(edge.config().max_connections));
     let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
-    let service = router(edge, http01);
+    let site = Site { edge, http01 };
     let connections = TaskTracker::new();
     loop {
         let permit = tokio::select! {
@@ -69,10 +67,10 @@ pub async fn serve(
                 continue;
             }
         };
-        let (service, tls, shutdown) = (service.clone(), tls.clone(), shutdown.clone());
+        let (site, tls, shutdown) = (site.clone(), tls.clone(), shutdown.clone());
         connections.spawn(async move {
             let _permit = permit;
-            if let Err(error) = connection(stream, service, tls, header_timeout, shutdown).await {
+            if let Err(error) = connection(stream, site, tls, header_timeout, shutdown).await {
                 tracing::debug!(%error, "a connection ended badly");
             }
         });
@@ -89,7 +87,7 @@ pub async fn serve(
 
 async fn connection(
     stream: TcpStream,
-    service: Router,
+    site: Site,
     tls: Option<Tls>,
     header_timeout: Duration,
     shutdown: CancellationToken,
@@ -98,20 +96,20 @@ async fn connection(
     stream.set_nodelay(true)?;
     let stream = Stalling::new(stream);
     let Some(tls) = tls else {
-        return http1(stream, service, header_timeout, shutdown).await;
+        return http1(stream, site, header_timeout, shutdown).await;
     };
     let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls()).accept(stream)).await??;
     match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => http2(stream, service, shutdown).await,
+        Some(b"h2") => http2(stream, site, shutdown).await,
         // An ACME server's look at the certificate is over with the handshake.
         Some(b"acme-tls/1") => Ok(()),
-        _ => http1(stream, service, header_timeout, shutdown).await,
+        _ => http1(stream, site, header_timeout, shutdown).await,
     }
 }
 
 async fn http1<S>(
     stream: S,
-    service: Router,
+    site: Site,
     header_timeout: Duration,
     shutdown: CancellationToken,
 ) -> io::Result<()>
@@ -124,7 +122,10 @@ where
         .header_read_timeout(header_timeout)
         // A head is a kilobyte or two; the bound is what a connection may cost.
         .max_buf_size(16 * 1024);
-    let service = TowerToHyperService::new(service);
+    let service = service_fn(move |request| {
+        let answer = site.clone().answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
     let connection = builder
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
@@ -136,7 +137,7 @@ where
     connection.await.map_err(io::Error::other)
 }
 
-async fn http2<S>(stream: S, service: Router, shutdown: CancellationToken) -> io::Result<()>
+async fn http2<S>(stream: S, site: Site, shutdown: CancellationToken) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -149,7 +150,10 @@ where
         // A peer that answers no ping is gone.
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
-    let service = TowerToHyperService::new(service);
+    let service = service_fn(move |request| {
+        let answer = site.clone().answer(request);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     tokio::select! {

@@ -21,7 +21,7 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, client::IntoClientRequest};
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{text::Coding, *};
 use crate::{
     live::{Directives, Head, source::Source},
     playlist::lint,
@@ -323,8 +323,7 @@ async fn a_blocked_request_is_given_up_when_nothing_comes() {
         skip: false,
     };
     let patience = Duration::from_millis(50);
-    let headers = axum::http::HeaderMap::new();
-    let asked = edge.media(&address, &directives, &headers, patience);
+    let asked = edge.media(&address, &directives, Coding::Identity, patience);
     assert_eq!(asked.await.unwrap_err().status, 503);
     assert_eq!(Head::DEADLINE_MS, 12_000, "three target durations");
 }
@@ -1222,7 +1221,7 @@ async fn a_waiter_costs_less_than_four_kibibytes_beyond_its_connection() {
     let folder = tempfile::tempdir().unwrap();
     let edge = Edge::start(config(folder.path()), Arc::new(InMemory::new()), assets()).unwrap();
     let request = axum::http::Request::new(axum::body::Body::empty());
-    let waiter = super::http::dispatch(axum::extract::State(edge), request);
+    let waiter = super::http::Site { edge, http01: None }.answer(request);
     let size = std::mem::size_of_val(&waiter);
     assert!(size < 3 * 1_024, "the request's future has {size} bytes");
 }
