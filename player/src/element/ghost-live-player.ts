@@ -2,56 +2,64 @@
  * `<ghost-live-player stream="…">`: live video with controls, in one element that any page can carry.
  * Attributes, properties and events are described in the README beside this package.
  */
+import 'media-chrome/media-controller';
+import 'media-chrome/media-control-bar';
+import 'media-chrome/media-fullscreen-button';
+import 'media-chrome/media-live-button';
+import 'media-chrome/media-mute-button';
+import 'media-chrome/media-pip-button';
+import 'media-chrome/media-play-button';
+import 'media-chrome/media-volume-range';
+import 'media-chrome/menu/media-settings-menu';
+import 'media-chrome/menu/media-settings-menu-button';
+import 'media-chrome/menu/media-settings-menu-item';
+import type { MediaController } from 'media-chrome/media-controller';
+import type { MediaChromeMenu } from 'media-chrome/menu/media-chrome-menu';
+import type { MediaSettingsMenu } from 'media-chrome/menu/media-settings-menu';
 import { protocolOf, mediaSourcePossible, type Protocol } from '../playback/choose.js';
+import type { Rendition } from '../playback/transport.js';
 import { Api, type Stream } from '../stream/api.js';
 import type { Phase } from '../stream/lifecycle.js';
 import { Session, type Stats } from '../stream/session.js';
 import { h, setText } from './dom.js';
-import { icon } from './icons.js';
-import { commandOf, type Command } from './keys.js';
-import { recallLoudness, rememberLoudness } from './memory.js';
-import { Menu, type Group } from './menu.js';
-import { fullscreenPossible, isFullscreen, pipPossible, toggleFullscreen, togglePip } from './screen.js';
-import { bitrateLabel, delayLabel, notice, progress, renditionLabel } from './words.js';
+import { ghost } from './ghost.js';
+import { keyOf } from './keys.js';
+import { float } from './menu.js';
+import { LIVE_CHANGE, liveStore } from './store.js';
+import { bitrateLabel, delayLabel, notice, progress } from './words.js';
 import css from './player.css?inline';
+import html from './player.html?raw';
 
-/** Controls hide after this long without a movement, milliseconds. */
-const IDLE_MS = 2800;
-const STEP_S = 5;
+/** Controls hide after this long without a movement, seconds. */
+const IDLE_S = 3;
 /** Further than this over the target counts as behind live, seconds. */
 const BEHIND_S = 3;
 
 let sheet: CSSStyleSheet | undefined;
+let template: HTMLTemplateElement | undefined;
 
 export class GhostLivePlayer extends HTMLElement {
   static readonly observedAttributes = ['stream', 'server', 'protocol', 'quality', 'target-delay'];
 
-  readonly #video = h('video', { playsinline: true, tabindex: -1, 'aria-hidden': 'true' });
-  readonly #still = h('canvas', { class: 'still', hidden: true });
-  readonly #root = h('div', { class: 'player', role: 'region', 'aria-label': 'Live video' });
-  readonly #play = button('Play', 'k');
-  readonly #mute = button('Mute', 'm');
-  readonly #volume = h('input', { class: 'volume', type: 'range', min: 0, max: 100, step: 5, 'aria-label': 'Volume' });
-  readonly #liveWord = h('span', { class: 'word' }, 'Live');
-  readonly #delayWord = h('span', { class: 'delay' });
-  readonly #live: HTMLButtonElement = h('button', { type: 'button', class: 'live' }, h('span', { class: 'dot' }), this.#liveWord, this.#delayWord);
-  readonly #pip = button('Picture in picture', 'p', 'pip');
-  readonly #full = button('Fullscreen', 'f');
-  readonly #menu = new Menu(
-    () => this.#groups(),
-    () => this.#stir(),
-  );
-  readonly #bar = h('div', { class: 'bar', role: 'group', 'aria-label': 'Player controls' });
-  readonly #card = h('div', { class: 'card', hidden: true });
-  readonly #busy: HTMLDivElement = h('div', { class: 'busy', hidden: true }, h('span', { class: 'spinner' }), h('p'));
-  readonly #unmute = h('button', { type: 'button', class: 'unmute', hidden: true }, icon('muted'), 'Unmute');
-  readonly #start = h('button', { type: 'button', class: 'start', 'aria-label': 'Play', hidden: true }, icon('play'));
-  readonly #panel = h('dl', { class: 'stats', hidden: true });
-  readonly #spoken = h('p', { class: 'spoken', role: 'status' });
+  readonly #controller: MediaController;
+  readonly #video: HTMLVideoElement;
+  readonly #still: HTMLCanvasElement;
+  readonly #bar: HTMLElement;
+  readonly #delay: HTMLElement;
+  readonly #start: HTMLElement;
+  readonly #unmute: HTMLElement;
+  readonly #card: HTMLElement;
+  readonly #busy: HTMLElement;
+  readonly #panel: HTMLElement;
+  readonly #spoken: HTMLElement;
+  readonly #menu: MediaSettingsMenu;
+  readonly #menuButton: HTMLElement;
+  readonly #qualities: MediaChromeMenu;
+  readonly #protocols: MediaChromeMenu;
+  readonly #statistics: MediaChromeMenu;
 
   #session: Session | null = null;
   #listeners: AbortController | null = null;
-  #idleTimer: ReturnType<typeof setTimeout> | undefined;
   #autoMuted = false;
   #blocked = false;
   #shownDelayS: number | null = null;
@@ -61,16 +69,31 @@ export class GhostLivePlayer extends HTMLElement {
   constructor() {
     super();
     const shadow = this.attachShadow({ mode: 'open' });
-    // A constructed sheet is no inline style: it passes a Content-Security-Policy of 'self'.
-    if (!sheet) {
+    if (!sheet || !template) {
       sheet = new CSSStyleSheet();
       sheet.replaceSync(css);
+      template = h('template');
+      template.innerHTML = html;
     }
     shadow.adoptedStyleSheets = [sheet];
-    this.#pip.append(icon('pip'));
-    this.#bar.append(this.#play, this.#mute, this.#volume, this.#live, h('span', { class: 'space' }), this.#menu.button, this.#pip, this.#full);
-    this.#root.append(this.#video, this.#still, this.#card, this.#panel, this.#busy, this.#start, this.#unmute, this.#bar, this.#menu.popup, this.#spoken);
-    shadow.append(this.#root);
+    shadow.append(document.importNode(template.content, true));
+    const part = <E extends Element = HTMLElement>(selector: string): E => shadow.querySelector<E>(selector)!;
+    this.#controller = part<MediaController>('media-controller');
+    this.#video = part<HTMLVideoElement>('video');
+    this.#still = part<HTMLCanvasElement>('canvas');
+    this.#bar = part('media-control-bar');
+    this.#delay = part('.delay');
+    this.#start = part('.start');
+    this.#unmute = part('.unmute');
+    this.#card = part('.card');
+    this.#busy = part('.busy');
+    this.#panel = part('.stats');
+    this.#spoken = part('[role="status"]');
+    this.#menu = part<MediaSettingsMenu>('media-settings-menu');
+    this.#menuButton = part('media-settings-menu-button');
+    this.#qualities = part<MediaChromeMenu>('.quality');
+    this.#protocols = part<MediaChromeMenu>('.protocol');
+    this.#statistics = part<MediaChromeMenu>('.statistics');
     this.#wire();
   }
 
@@ -169,17 +192,22 @@ export class GhostLivePlayer extends HTMLElement {
 
   /** Obeys a key press if it is one of the player's. A page that is all player passes its own presses here. */
   handleKey(event: KeyboardEvent): boolean {
-    const command = commandOf(event);
-    if (!command || event.defaultPrevented) return false;
-    const target = event.composedPath()[0];
-    if (target instanceof HTMLElement) {
-      // Space on a button presses the button, arrows on the volume move the volume, letters in a field are text.
-      if (target.matches('input:not([type="range"]), textarea, select, [contenteditable]')) return false;
-      if (event.key === ' ' && target.matches('button, a, summary')) return false;
-      if (event.key.startsWith('Arrow') && target.matches('input')) return false;
+    const key = keyOf(event);
+    if (!key || event.defaultPrevented) return false;
+    const path = event.composedPath();
+    const target = path[0];
+    // Letters in a field are text, space presses a button.
+    if (target instanceof HTMLElement && target.matches('input:not([type="range"]), textarea, select, [contenteditable]')) return false;
+    if (key === ' ' && target instanceof HTMLElement && target.matches('button, a, summary')) return false;
+    // A control of media-chrome's that obeys this key by itself; but nobody else keeps the page from scrolling meanwhile.
+    if (path.some((element) => 'keysUsed' in element && Array.isArray(element.keysUsed) && element.keysUsed.includes(key))) {
+      if (key === ' ') event.preventDefault();
+      return false;
     }
     event.preventDefault();
-    this.#obey(command);
+    if (key === 'l') this.jumpToLive();
+    else if (key === 'i') this.#toggleStats();
+    else this.#controller.dispatchEvent(new KeyboardEvent('hotkey', { key }));
     this.#stir();
     return true;
   }
@@ -189,12 +217,16 @@ export class GhostLivePlayer extends HTMLElement {
   connectedCallback(): void {
     this.#listeners = new AbortController();
     const { signal } = this.#listeners;
-    const loudness = recallLoudness();
-    this.#video.volume = loudness.volume;
-    this.#video.muted = this.hasAttribute('muted') || loudness.muted;
-    this.#video.addEventListener('volumechange', () => this.#loudnessChanged(), { signal });
+    // media-chrome recalls volume and mute; the attribute has the last word.
+    this.#video.muted = this.hasAttribute('muted');
     this.addEventListener('keydown', (event) => this.handleKey(event), { signal });
-    document.addEventListener('fullscreenchange', () => this.#render(), { signal });
+    float(
+      this.#menu,
+      this.#menuButton,
+      // The bar stays while the menu is open.
+      (open) => this.#controller.setAttribute('autohide', String(open ? -1 : IDLE_S)),
+      signal,
+    );
     const timer = setInterval(() => this.#second(), 1000);
     signal.addEventListener('abort', () => clearInterval(timer));
     if (this.hasAttribute('autoplay')) this.#open();
@@ -253,133 +285,67 @@ export class GhostLivePlayer extends HTMLElement {
 
   #wire(): void {
     const video = this.#video;
-    this.#play.addEventListener('click', () => this.#obey('toggle-play'));
-    this.#start.addEventListener('click', () => void this.play());
-    this.#mute.addEventListener('click', () => this.#obey('toggle-mute'));
-    this.#unmute.addEventListener('click', () => this.#setMuted(false));
-    this.#live.addEventListener('click', () => this.jumpToLive());
-    this.#pip.addEventListener('click', () => this.#obey('toggle-pip'));
-    this.#full.addEventListener('click', () => this.#obey('toggle-fullscreen'));
-    this.#volume.addEventListener('input', () => {
-      video.volume = this.#volume.valueAsNumber / 100;
-      video.muted = video.volume === 0;
-    });
+    const controller = this.#controller;
+    controller.mediaStore = liveStore(
+      {
+        atLive: () => this.#atLive,
+        renditions: () => (this.#session?.renditions ?? []).map(({ name, height, fps, bitrate }) => ({ id: name, height, frameRate: fps, bitrate })),
+        rendition: () => this.#chosen?.name,
+        forgetful: () => this.hasAttribute('muted'),
+        play: () => this.play(),
+        seekBy: (deltaS) => this.#session?.seekBy(deltaS),
+        jumpToLive: () => this.jumpToLive(),
+        chooseRendition: (name) => {
+          // The menu also reports what was chosen by the attribute.
+          if (name !== (this.#chosen?.name ?? 'auto')) this.setQuality(name);
+        },
+      },
+      this,
+      video,
+    );
+    controller.fullscreenElement = this;
+    controller.addEventListener('hotkey', (event) => controller.keyboardShortcutHandler(event as KeyboardEvent));
+
     for (const type of ['play', 'pause', 'playing', 'waiting', 'seeked']) video.addEventListener(type, () => this.#render());
+    video.addEventListener('volumechange', () => {
+      if (!video.muted) this.#autoMuted = false;
+      this.#render();
+    });
     for (const type of ['playing', 'timeupdate'] as const) {
       video.addEventListener(type, () => {
         if (video.readyState >= 3 && video.currentTime > 0) this.#still.hidden = true;
       });
     }
-    video.addEventListener('dblclick', () => this.#obey('toggle-fullscreen'));
-    let byTouch = false;
-    this.#root.addEventListener('pointerdown', (event) => (byTouch = event.pointerType === 'touch'));
-    this.#root.addEventListener('pointermove', (event) => event.pointerType !== 'touch' && this.#stir());
-    this.#root.addEventListener('pointerleave', () => this.#rest());
-    this.#root.addEventListener('focusin', () => this.#stir());
-    this.#root.addEventListener('click', (event) => {
-      if (event.target !== video && event.target !== this.#busy) return this.#stir();
-      // A finger calls the controls, a mouse has them already.
-      if (!byTouch) this.#obey('toggle-play');
-      else if (this.#root.classList.contains('idle')) this.#stir();
-      else this.#rest();
+    video.addEventListener('dblclick', () => controller.dispatchEvent(new KeyboardEvent('hotkey', { key: 'f' })));
+    // Like the qualities' menu, it also reports what was set by the attribute.
+    this.#protocols.addEventListener('change', () => {
+      if (this.#protocols.value !== this.#protocolShown) this.protocol = protocolOf(this.#protocols.value);
+    });
+    this.#statistics.addEventListener('change', () => {
+      if ((this.#statistics.value === 'on') === this.#panel.hidden) this.#toggleStats();
     });
   }
 
-  #obey(command: Command): void {
-    const video = this.#video;
-    switch (command) {
-      case 'toggle-play':
-        if (!this.#session || video.paused) void this.play();
-        else video.pause();
-        break;
-      case 'toggle-mute':
-        this.#setMuted(!video.muted);
-        break;
-      case 'toggle-fullscreen':
-        void toggleFullscreen(this, video).catch(() => undefined);
-        break;
-      case 'toggle-pip':
-        void togglePip(video).catch(() => undefined);
-        break;
-      case 'live':
-        this.jumpToLive();
-        break;
-      case 'back':
-        this.#session?.seekBy(-STEP_S);
-        break;
-      case 'forward':
-        this.#session?.seekBy(STEP_S);
-        break;
-      case 'louder':
-      case 'quieter':
-        video.volume = Math.round(Math.min(1, Math.max(0, video.volume + (command === 'louder' ? 0.1 : -0.1))) * 100) / 100;
-        video.muted = video.volume === 0;
-        break;
-      case 'toggle-stats':
-        this.#panel.hidden = !this.#panel.hidden;
-        this.#second();
-    }
-    this.#render();
+  get #protocolShown(): string {
+    return this.protocol === 'dash' ? 'dash' : 'auto';
   }
 
-  #setMuted(muted: boolean): void {
-    const video = this.#video;
-    video.muted = muted;
-    if (!muted && video.volume === 0) video.volume = 0.5;
-    if (!muted && video.paused) void this.play();
+  get #chosen(): Rendition | null {
+    const wish = this.#session?.quality;
+    return this.#session?.renditions.find(({ name, height }) => name === wish || `${height}p` === wish) ?? null;
   }
 
-  #loudnessChanged(): void {
-    const { muted, volume } = this.#video;
-    if (!muted) this.#autoMuted = false;
-    // What the browser forced is not what the viewer wants, and neither is a page's attribute.
-    if (!this.#autoMuted && !this.hasAttribute('muted')) rememberLoudness({ muted, volume });
-    this.#render();
-  }
-
-  #groups(): Group[] {
+  get #atLive(): boolean {
     const session = this.#session;
-    const renditions = session?.renditions ?? [];
-    const playing = session?.current;
-    const wish = session?.quality ?? 'auto';
-    const chosen = renditions.find(({ name, height }) => name === wish || `${height}p` === wish)?.name ?? 'auto';
-    const groups: Group[] = [];
-    if (renditions.length) {
-      groups.push({
-        title: 'Quality',
-        chosen,
-        choose: (name) => this.setQuality(name),
-        choices: [
-          { value: 'auto', label: 'Automatic', ...(playing && chosen === 'auto' ? { note: renditionLabel(playing) } : {}) },
-          ...[...renditions]
-            .sort((a, b) => b.height - a.height || b.fps - a.fps || b.bitrate - a.bitrate)
-            .map((rendition) => ({ value: rendition.name, label: renditionLabel(rendition), note: bitrateLabel(rendition.bitrate) })),
-        ],
-      });
-    }
-    if (mediaSourcePossible()) {
-      groups.push({
-        title: 'Protocol',
-        chosen: session?.protocol === 'dash' ? 'dash' : 'auto',
-        choose: (protocol) => (this.protocol = protocol as Protocol),
-        choices: [
-          { value: 'auto', label: 'LL-HLS' },
-          { value: 'dash', label: 'DASH' },
-        ],
-      });
-    }
-    groups.push({
-      title: 'Statistics',
-      chosen: this.#panel.hidden ? 'hide' : 'show',
-      choose: (value) => {
-        if ((value === 'show') === this.#panel.hidden) this.#obey('toggle-stats');
-      },
-      choices: [
-        { value: 'hide', label: 'Off' },
-        { value: 'show', label: 'On' },
-      ],
-    });
-    return groups;
+    if (!session?.following || this.#video.paused) return false;
+    const { distanceS, targetS } = session.stats;
+    return distanceS === null || targetS === null || distanceS - targetS <= BEHIND_S;
+  }
+
+  #toggleStats(): void {
+    this.#panel.hidden = !this.#panel.hidden;
+    this.#second();
+    this.#render();
   }
 
   // --- what is shown
@@ -387,6 +353,7 @@ export class GhostLivePlayer extends HTMLElement {
   #changed(): void {
     const state = this.state;
     if (state !== this.#lastPhase) {
+      if (state === 'playing' && this.#lastPhase === 'connecting') this.#stir();
       this.#lastPhase = state;
       const words = notice(state === 'idle' ? 'loading' : state, this.#session?.message ?? '');
       setText(this.#spoken, words ? `${words.title}. ${words.text}` : state === 'playing' ? 'Playing live.' : '');
@@ -398,7 +365,8 @@ export class GhostLivePlayer extends HTMLElement {
   }
 
   #renditionsChanged(): void {
-    this.#menu.refresh();
+    this.#video.dispatchEvent(new Event(LIVE_CHANGE));
+    this.#qualities.parentElement!.hidden = !this.#session?.renditions.length;
     const level = this.#session?.current?.name ?? null;
     if (level !== this.#lastLevel) {
       this.#lastLevel = level;
@@ -412,12 +380,7 @@ export class GhostLivePlayer extends HTMLElement {
     const state = this.state;
     const words = state === 'idle' ? null : notice(state, session?.message ?? '');
     const pending = ['loading', 'connecting', 'buffering', 'reconnecting'].includes(state);
-    const playing = !video.paused && session !== null;
     const onAir = ['connecting', 'playing', 'buffering', 'reconnecting'].includes(state);
-
-    this.#root.classList.toggle('carded', words !== null);
-    this.#root.classList.toggle('held', !playing || this.#menu.open);
-    this.#root.classList.toggle('off-air', !onAir);
 
     this.#card.hidden = words === null;
     if (words) {
@@ -426,7 +389,7 @@ export class GhostLivePlayer extends HTMLElement {
         this.#card.dataset['key'] = key;
         const again = words.retry ? [h('button', { type: 'button' }, words.retry)] : [];
         again[0]?.addEventListener('click', () => this.retry());
-        this.#card.replaceChildren(icon('ghost'), h('h2', {}, words.title), h('p', {}, words.text), ...again);
+        this.#card.replaceChildren(ghost(), h('h2', {}, words.title), h('p', {}, words.text), ...again);
       }
     } else {
       delete this.#card.dataset['key'];
@@ -435,37 +398,22 @@ export class GhostLivePlayer extends HTMLElement {
     this.#busy.hidden = !pending || (this.#blocked && video.paused);
     setText(this.#busy.lastElementChild!, session ? progress(session.phase, session.encoderAway) : '');
     this.#start.hidden = !(state === 'idle' || (this.#blocked && video.paused && onAir));
-
-    describe(this.#play, playing ? 'Pause' : 'Play', 'k', playing ? 'pause' : 'play');
-    const silent = video.muted || video.volume === 0;
-    describe(this.#mute, silent ? 'Unmute' : 'Mute', 'm', silent ? 'muted' : 'volume');
-    this.#volume.value = String(Math.round((video.muted ? 0 : video.volume) * 100));
-    this.#volume.setAttribute('aria-valuetext', silent ? 'Muted' : `${this.#volume.value} per cent`);
-    const full = isFullscreen(this);
-    describe(this.#full, full ? 'Leave fullscreen' : 'Fullscreen', 'f', full ? 'shrink' : 'fullscreen');
-    this.#full.hidden = !fullscreenPossible(this, video);
-    this.#pip.hidden = !pipPossible(video);
     this.#unmute.hidden = !(this.#autoMuted && video.muted && onAir && !this.#blocked);
+    this.#bar.hidden = !onAir;
+    if (!onAir) this.#menu.hidden = true;
+    this.#protocols.parentElement!.hidden = !mediaSourcePossible();
+    this.#protocols.value = this.#protocolShown;
+    this.#statistics.value = this.#panel.hidden ? 'off' : 'on';
     this.#renderLive();
   }
 
   #renderLive(): void {
-    const stats = this.#session?.stats;
     const session = this.#session;
-    const running = session !== null && ['playing', 'buffering', 'reconnecting'].includes(session.phase);
-    this.#live.hidden = !running;
-    if (!running || !stats) return void (this.#shownDelayS = null);
-    const behind =
-      !session.following || this.#video.paused || (stats.distanceS !== null && stats.targetS !== null && stats.distanceS - stats.targetS > BEHIND_S);
-    this.#live.classList.toggle('behind', behind);
-    setText(this.#liveWord, behind ? 'Go live' : 'Live');
-    const delay = stats.delayS === null ? '' : delayLabel(stats.delayS);
-    setText(this.#delayWord, delay);
-    const words = delay ? `, ${delay} behind the camera` : '';
-    const label = behind ? `Jump to live${words}` : `Live${words}`;
-    if (this.#live.getAttribute('aria-label') !== label) this.#live.setAttribute('aria-label', label);
-    this.#live.title = behind ? 'Jump to live (l)' : `Live${words}`;
-    this.#shownDelayS = stats.delayS;
+    const stats = session && ['playing', 'buffering', 'reconnecting'].includes(session.phase) ? session.stats : null;
+    this.#shownDelayS = stats?.delayS ?? null;
+    this.#delay.hidden = this.#shownDelayS === null;
+    setText(this.#delay.firstElementChild!, this.#shownDelayS === null ? '' : delayLabel(this.#shownDelayS));
+    this.#video.dispatchEvent(new Event(LIVE_CHANGE));
   }
 
   /** Once a second: what changes with time alone. */
@@ -503,29 +451,10 @@ export class GhostLivePlayer extends HTMLElement {
     this.#still.hidden = false;
   }
 
+  /** Shows the controls for a while, as if a key had been pressed in them. */
   #stir(): void {
-    this.#root.classList.remove('idle');
-    this.#root.classList.toggle('held', this.#video.paused || this.#menu.open);
-    clearTimeout(this.#idleTimer);
-    this.#idleTimer = setTimeout(() => this.#rest(), IDLE_MS);
+    this.#controller.dispatchEvent(new KeyboardEvent('keyup'));
   }
-
-  #rest(): void {
-    clearTimeout(this.#idleTimer);
-    this.#root.classList.add('idle');
-  }
-}
-
-function button(label: string, key: string, iconClass = ''): HTMLButtonElement {
-  return h('button', { type: 'button', class: iconClass || undefined, 'aria-label': label, 'aria-keyshortcuts': key, title: `${label} (${key})` });
-}
-
-function describe(element: HTMLButtonElement, label: string, key: string, name: Parameters<typeof icon>[0]): void {
-  if (element.dataset['icon'] === name) return;
-  element.dataset['icon'] = name;
-  element.replaceChildren(icon(name));
-  element.setAttribute('aria-label', label);
-  element.title = `${label} (${key})`;
 }
 
 /** Registers the element; a second call, or a second copy of this library, changes nothing. */

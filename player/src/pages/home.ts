@@ -1,6 +1,6 @@
 /** Home: what is live, kept up to date. */
 import { h } from '../element/dom.js';
-import { icon } from '../element/icons.js';
+import { ghost } from '../element/ghost.js';
 import { Api, type Stream } from '../stream/api.js';
 import { backoffMs } from '../stream/backoff.js';
 import { blank } from './blank.js';
@@ -20,7 +20,7 @@ function card(stream: Stream): HTMLElement {
     h(
       'a',
       { class: 'card', href: `/watch/${stream.name}` },
-      h('div', { class: 'screen' }, icon('ghost'), h('span', { class: 'badge' }, 'Live'), ...(quality ? [h('span', { class: 'quality' }, quality)] : [])),
+      h('div', { class: 'screen' }, ghost(), h('span', { class: 'badge' }, 'Live'), ...(quality ? [h('span', { class: 'quality' }, quality)] : [])),
       h('div', { class: 'about' }, h('h3', {}, stream.name), h('p', { class: 'facts' }, ...facts.map((fact) => h('span', {}, fact)))),
     ),
   );

@@ -20,14 +20,28 @@ export function stats(page) {
   return page.evaluate(() => /** @type {any} */ (window).ghostLive.player.stats);
 }
 
-/** @param {Page} page @param {string} state @param {number} [timeout] */
-export async function state(page, state, timeout = 15_000) {
-  await page.waitForFunction((wanted) => /** @type {any} */ (window).ghostLive?.player.state === wanted, state, { timeout, polling: 100 });
+/** How long anything may take that a test waits for, milliseconds: long, since the machine may be busy with a build. */
+export const DEADLINE_MS = 120_000;
+
+/** @param {Page} page @param {string} state */
+export async function state(page, state) {
+  await page.waitForFunction((wanted) => /** @type {any} */ (window).ghostLive?.player.state === wanted, state, { polling: 100 });
 }
 
-/** Waits until `count` more frames were decoded and the player says that it plays. @param {Page} page @param {number} [count] @param {number} [timeout] */
-export async function frames(page, count = 20, timeout = 15_000) {
-  await state(page, 'playing', timeout);
+/** Waits until the player's `stats` are as `met` wants them. @param {Page} page @param {(stats: any) => boolean} met @param {number} [deadlineMs] */
+export async function until(page, met, deadlineMs = DEADLINE_MS) {
+  const end = performance.now() + deadlineMs;
+  for (;;) {
+    const now = await stats(page);
+    if (met(now)) return;
+    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${met}, but ${JSON.stringify(now)}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
+
+/** Waits until `count` more frames were decoded and the player says that it plays. @param {Page} page @param {number} [count] */
+export async function frames(page, count = 20) {
+  await state(page, 'playing');
   const from = (await stats(page)).framesDecoded;
   await page.waitForFunction(
     ([start, more]) => {
@@ -36,6 +50,6 @@ export async function frames(page, count = 20, timeout = 15_000) {
       return now >= start + more || (now < start && now >= more);
     },
     /** @type {[number, number]} */ ([from, count]),
-    { timeout, polling: 100 },
+    { polling: 100 },
   );
 }

@@ -2,7 +2,9 @@
 import assert from 'node:assert/strict';
 import { after, afterEach, before, beforeEach, describe, it } from 'node:test';
 import { MockServer, SECRET } from '../../mock/server.js';
-import { frames, launch, state, stats } from './browser.js';
+import { DEADLINE_MS, frames, launch, state, stats, until } from './browser.js';
+
+/** @typedef {import('playwright-core').Page} Page */
 
 /** @type {import('playwright-core').Browser} */
 let browser;
@@ -25,6 +27,7 @@ beforeEach(async () => {
   server = new MockServer(['demo', 'other']);
   base = await server.listen();
   context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
+  context.setDefaultTimeout(DEADLINE_MS);
   complaints = [];
 });
 
@@ -43,6 +46,24 @@ async function open(path) {
   return page;
 }
 
+/** Waits until the focus is on a control with these words. @param {Page} page @param {RegExp} words */
+async function focused(page, words) {
+  await page.waitForFunction(
+    ({ source, flags }) => {
+      let element = document.activeElement;
+      while (element?.shadowRoot?.activeElement) element = element.shadowRoot.activeElement;
+      return new RegExp(source, flags).test(element?.getAttribute('aria-label') ?? element?.textContent?.trim() ?? '');
+    },
+    { source: words.source, flags: words.flags },
+    { polling: 50 },
+  );
+}
+
+/** @param {Page} page @param {string} name */
+async function level(page, name) {
+  await page.waitForFunction((wanted) => /** @type {any} */ (window).ghostLive.player.stats.level === wanted, name);
+}
+
 describe('watching', () => {
   it('plays in low delay, reaches every quality, and keeps to the content security policy', async () => {
     await server.start('demo');
@@ -52,19 +73,12 @@ describe('watching', () => {
     assert.equal(first.transport, 'll-hls');
     assert.ok(first.delayS > 0.5, `delay ${first.delayS}`);
     // To the live edge, not to the clock: the mock's encoder shares the machine with the browser and may lag.
-    await page.waitForFunction(
-      () => {
-        const { distanceS, targetS } = /** @type {any} */ (window).ghostLive.player.stats;
-        return distanceS !== null && distanceS < targetS + 0.7;
-      },
-      null,
-      { timeout: 40_000, polling: 250 },
-    );
+    await until(page, ({ distanceS, targetS }) => distanceS !== null && distanceS < targetS + 0.7);
     assert.deepEqual(first.levels.map((/** @type {{ name: string }} */ { name }) => name).sort(), ['v-240p30', 'v-source']);
 
     for (const [asked, name] of [['v-240p30', 'v-240p30'], ['480p', 'v-source'], ['auto', null]]) {
       await page.evaluate((quality) => /** @type {any} */ (window).ghostLive.player.setQuality(quality), asked);
-      if (name) await page.waitForFunction((level) => /** @type {any} */ (window).ghostLive.player.stats.level === level, name, { timeout: 15_000 });
+      if (name) await level(page, name);
       await frames(page, 20);
     }
     assert.deepEqual(complaints, []);
@@ -73,12 +87,11 @@ describe('watching', () => {
   it('plays DASH on request', async () => {
     await server.start('demo');
     const page = await open('/watch/demo?protocol=dash');
-    await frames(page, 150, 20_000);
-    const now = await stats(page);
-    assert.equal(now.transport, 'dash');
-    assert.ok(now.delayS < 6, `delay ${now.delayS}`);
+    await frames(page, 150);
+    assert.equal((await stats(page)).transport, 'dash');
+    await until(page, ({ delayS }) => delayS < 6);
     await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.setQuality('v-240p30'));
-    await page.waitForFunction(() => /** @type {any} */ (window).ghostLive.player.stats.level === 'v-240p30', null, { timeout: 15_000 });
+    await level(page, 'v-240p30');
     assert.deepEqual(complaints, []);
   });
 
@@ -89,7 +102,7 @@ describe('watching', () => {
     await server.start('demo');
     await frames(page);
     server.stop('demo');
-    await state(page, 'ended', 20_000);
+    await state(page, 'ended');
     assert.match(await page.locator('ghost-live-player h2').innerText(), /has ended/);
     await server.start('demo');
     await frames(page);
@@ -121,34 +134,27 @@ describe('watching', () => {
     await page.evaluate(() => (/** @type {any} */ (window).untouched = true));
     await frames(page, 60);
     server.die();
-    await state(page, 'reconnecting', 20_000);
+    await state(page, 'reconnecting');
     await page.waitForTimeout(3000);
     server.revive();
-    await frames(page, 60, 30_000);
+    await frames(page, 60);
     assert.equal(await page.evaluate(() => /** @type {any} */ (window).untouched), true);
     // Back at the target, not merely alive.
-    await page.waitForFunction(
-      () => {
-        const { distanceS, targetS } = /** @type {any} */ (window).ghostLive.player.stats;
-        return distanceS !== null && distanceS < targetS + 1;
-      },
-      null,
-      { timeout: 40_000, polling: 250 },
-    );
+    await until(page, ({ distanceS, targetS }) => distanceS !== null && distanceS < targetS + 1);
     assert.deepEqual(complaints, []);
   });
 
   it('goes on over DASH as well, and notices its end', async () => {
     await server.start('demo');
     const page = await open('/watch/demo?protocol=dash');
-    await frames(page, 60, 20_000);
+    await frames(page, 60);
     server.die();
     await page.waitForTimeout(4000);
     server.revive();
-    await frames(page, 60, 40_000);
+    await frames(page, 60);
     assert.equal((await stats(page)).transport, 'dash');
     server.stop('demo');
-    await state(page, 'ended', 25_000);
+    await state(page, 'ended');
     assert.deepEqual(complaints, []);
   });
 
@@ -157,11 +163,10 @@ describe('watching', () => {
     const page = await open('/watch/demo');
     await frames(page, 60);
     server.cut('demo');
-    await state(page, 'buffering', 20_000);
-    await page.waitForTimeout(6000);
-    assert.match(await page.locator('ghost-live-player .busy').innerText(), /cut/);
+    await state(page, 'buffering');
+    await page.locator('ghost-live-player .busy', { hasText: /cut/ }).waitFor();
     server.comeBack('demo');
-    await frames(page, 60, 40_000);
+    await frames(page, 60);
     assert.deepEqual(complaints, []);
   });
 
@@ -170,10 +175,10 @@ describe('watching', () => {
     const page = await open('/watch/demo');
     await frames(page, 60);
     server.cut('demo');
-    await state(page, 'buffering', 20_000);
+    await state(page, 'buffering');
     await page.waitForTimeout(1500);
     await server.start('demo');
-    await frames(page, 60, 40_000);
+    await frames(page, 60);
     assert.deepEqual(complaints, []);
   });
 
@@ -182,30 +187,19 @@ describe('watching', () => {
     const page = await open('/watch/demo');
     await frames(page, 90);
     server.hold();
-    await page.waitForFunction(() => /** @type {any} */ (window).ghostLive.player.stats.stalls > 0, null, { timeout: 30_000, polling: 100 });
+    await until(page, ({ stalls }) => stalls > 0);
     await page.waitForTimeout(1500);
     server.release();
-    await frames(page, 30, 30_000);
-    await page.waitForFunction(
-      () => {
-        const { distanceS, targetS } = /** @type {any} */ (window).ghostLive.player.stats;
-        return distanceS !== null && Math.abs(distanceS - targetS) < 0.3 && targetS < 1.6;
-      },
-      null,
-      { timeout: 60_000, polling: 250 },
-    );
+    await frames(page, 30);
+    // Each further stall, as a busy machine has them, doubles the time before what it added is taken back.
+    await until(page, ({ distanceS, targetS }) => distanceS !== null && Math.abs(distanceS - targetS) < 0.3 && targetS < 1.6, 400_000);
   });
 
   it('plays in two tabs of one profile over six connections', async () => {
     await server.start('demo');
     const pages = [await open('/watch/demo'), await open('/watch/demo')];
-    for (const page of pages) await frames(page, 60, 20_000);
-    const before = await Promise.all(pages.map(stats));
-    await new Promise((resolve) => setTimeout(resolve, 6000));
-    for (const [index, page] of pages.entries()) {
-      const now = await stats(page);
-      assert.ok(now.framesDecoded > before[index]?.framesDecoded + 60, 'frames advance');
-    }
+    for (const page of pages) await frames(page, 60);
+    for (const page of pages) await frames(page, 60);
     assert.ok(server.mostOpen <= 6, `${server.mostOpen} requests at once`);
   });
 
@@ -229,9 +223,9 @@ describe('watching', () => {
     await page.keyboard.press('ArrowUp');
     assert.equal(await video('volume'), 0.7);
     await page.keyboard.press('ArrowLeft');
-    await page.getByRole('button', { name: /Jump to live/ }).waitFor({ timeout: 5000 });
+    await page.getByRole('button', { name: 'seek to live' }).waitFor();
     await page.keyboard.press('l');
-    await page.getByRole('button', { name: /^Live/ }).waitFor({ timeout: 5000 });
+    await page.getByRole('button', { name: 'playing live' }).waitFor();
     await page.reload();
     await state(page, 'playing');
     assert.equal(await video('volume'), 0.7);
@@ -243,13 +237,99 @@ describe('watching', () => {
     await frames(page);
     await page.getByRole('button', { name: 'Settings' }).focus();
     await page.keyboard.press('Enter');
-    const item = page.getByRole('menuitemradio', { name: /240p/ });
-    await item.waitFor();
-    await page.keyboard.press('ArrowDown');
-    await page.keyboard.press('ArrowDown');
+    await focused(page, /^Quality/);
     await page.keyboard.press('Enter');
-    await page.waitForFunction(() => /** @type {any} */ (window).ghostLive.player.stats.level === 'v-240p30', null, { timeout: 15_000 });
-    assert.equal(await page.getByRole('menu').count(), 0);
+    await focused(page, /480p source/);
+    await page.keyboard.press('ArrowDown');
+    await focused(page, /^240p/);
+    await page.keyboard.press('Enter');
+    await level(page, 'v-240p30');
+    await page.getByRole('menu').waitFor({ state: 'hidden' });
+    await focused(page, /settings/);
+    await page.getByRole('button', { name: 'Settings' }).click();
+    await page.getByRole('menuitem', { name: /Quality.*240p/ }).waitFor();
+  });
+
+  it('leaves the browser its shortcuts, text its letters and buttons their space', async () => {
+    await server.start('demo');
+    const page = await open('/watch/demo');
+    await frames(page);
+    const fullscreen = () => page.evaluate(() => document.fullscreenElement?.localName ?? null);
+    await page.keyboard.press('Control+f');
+    await page.evaluate(() => document.body.append(document.createElement('input')));
+    await page.locator('body > input').pressSequentially('kmf');
+    await page.getByRole('button', { name: 'enter fullscreen mode' }).focus();
+    assert.equal(await fullscreen(), null);
+    assert.equal(await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.video.paused), false);
+    await page.keyboard.press('Space');
+    await page.waitForFunction(() => document.fullscreenElement?.localName === 'ghost-live-player');
+    await page.getByRole('button', { name: 'exit fullscreen mode' }).waitFor();
+    await page.keyboard.press('F');
+    await page.waitForFunction(() => !document.fullscreenElement);
+    assert.equal(await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.video.paused), false);
+    assert.deepEqual(complaints, []);
+  });
+
+  it('plays muted where no sound is allowed, offers to unmute, and does not take that for a wish', async () => {
+    await server.start('demo');
+    const page = await open('/watch/demo');
+    await frames(page);
+    const muted = () => page.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted);
+    assert.equal(await muted(), true);
+    await page.locator('ghost-live-player .unmute').click();
+    assert.equal(await muted(), false);
+    await page.locator('ghost-live-player .unmute').waitFor({ state: 'hidden' });
+    await page.keyboard.press('m');
+    assert.equal(await muted(), true);
+    // A wish is kept, but not one for a player that the page has muted.
+    const preview = await open('/watch/demo?muted');
+    await frames(preview);
+    await preview.keyboard.press('m');
+    assert.equal(await preview.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted), false);
+    await preview.goto(`${base}/watch/demo`);
+    await frames(preview);
+    assert.equal(await preview.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted), true);
+    assert.equal(await preview.locator('ghost-live-player .unmute').isVisible(), false);
+  });
+
+  it('plays at the first press where the page does not by itself', async () => {
+    await server.start('demo');
+    const page = await open('/watch/demo?autoplay=0');
+    await state(page, 'idle');
+    await page.getByRole('button', { name: 'play' }).click();
+    await frames(page);
+    assert.equal(await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted), false);
+    assert.deepEqual(complaints, []);
+  });
+
+  it('fits a small phone, bar and menu', async () => {
+    await server.start('demo');
+    await context.close();
+    context = await browser.newContext({ viewport: { width: 320, height: 568 }, hasTouch: true, isMobile: true });
+    context.setDefaultTimeout(DEADLINE_MS);
+    const page = await open('/watch/demo');
+    await frames(page);
+    /** Waits until it has slid into the window. @param {import('playwright-core').Locator} locator */
+    const fits = async (locator) => {
+      const element = await locator.elementHandle();
+      await page.waitForFunction((it) => {
+        const { left, top, right, bottom } = /** @type {HTMLElement} */ (it).getBoundingClientRect();
+        return left >= 0 && top >= 0 && right <= innerWidth && bottom <= innerHeight && right > left;
+      }, element);
+    };
+    // Paused, the bar stays.
+    await page.getByRole('button', { name: 'pause', exact: true }).tap();
+    for (const name of ['play', 'unmute', 'seek to live', 'settings', 'enter fullscreen mode']) {
+      await fits(page.getByRole('button', { name, exact: true }).last());
+    }
+    await page.getByRole('button', { name: 'settings' }).tap();
+    await page.getByRole('menuitem', { name: /Quality/ }).tap();
+    for (const name of [/480p source/, /^240p/, /^Auto/]) await fits(page.getByRole('menuitemradio', { name }));
+    await page.getByRole('menuitemradio', { name: /^240p/ }).tap();
+    await page.getByRole('menu').waitFor({ state: 'hidden' });
+    await page.getByRole('button', { name: 'play', exact: true }).tap();
+    await level(page, 'v-240p30');
+    assert.deepEqual(complaints, []);
   });
 
   it('says in words what is wrong', async () => {
