@@ -10,6 +10,7 @@
 //! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
 //! | [`directory`] | streams, their keys, who may publish | |
 //! | [`audience`] | how many watch | |
+//! | [`api`] | the JSON that both adapters say and take | RFC 8259 |
 //! | `cloudflare` | the adapter for Cloudflare Workers (feature `cloudflare`; runs on wasm32 only) | |
 //! | `native` | the adapter of `ghost-live up` and `ghost-live edge` (feature `native`) | |
 //!
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod api;
 pub mod audience;
 #[cfg(feature = "cloudflare")]
 mod cloudflare;

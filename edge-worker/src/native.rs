@@ -33,7 +33,8 @@ mod server;
 mod tests;
 mod text;
 
-pub use edge::{Edge, EdgeError, Studio, StudioNotes, TrackSummary};
+pub use crate::api::{Server, Studio, StudioNotes, TrackSummary};
+pub use edge::{Edge, EdgeError};
 pub use files::{FileError, load_directory, save_directory};
 pub use http::Http01;
 pub use link::Link;
@@ -71,17 +72,6 @@ impl Default for Config {
             sweep: true,
         }
     }
-}
-
-/// An address for encoders.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Server {
-    /// Such as `rtmps://live.example.org:1936/live`.
-    pub url: String,
-    /// A word on when to use it.
-    #[serde(default)]
-    pub note: String,
 }
 
 /// Where the pages come from: the bundle's files by path without a leading slash.

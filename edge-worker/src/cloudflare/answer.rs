@@ -6,7 +6,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use worker::{Headers, Response, ResponseBuilder, Result};
 
-use crate::routes::{self, Caching, PROBLEM_TYPE, Problem, Route};
+use crate::routes::{self, Caching, Problem, Route};
 
 /// An answer to a route. `caching` is what a 2xx would have.
 pub(super) fn answer(
@@ -50,29 +50,10 @@ pub(super) fn json(
 
 /// What went wrong, RFC 9457.
 pub(super) fn problem(route: Option<&Route>, problem: &Problem) -> Result<Response> {
-    let response = answer(
-        route,
-        problem.status,
-        Caching::Never,
-        Some(PROBLEM_TYPE),
-        problem.body_json().into_bytes(),
-    )?;
-    if let Some(allow) = problem.allow {
-        response.headers().set("allow", allow)?;
-    }
-    if problem.status == StatusCode::UNAUTHORIZED {
-        let scheme = match route.is_some_and(Route::is_internal) {
-            true => protocol::link_auth::SCHEME,
-            false => "Bearer",
-        };
-        response.headers().set("www-authenticate", scheme)?;
-    }
-    if let Some(seconds) = problem.retry_after_s {
-        response
-            .headers()
-            .set("retry-after", &seconds.to_string())?;
-    }
-    Ok(response)
+    Ok(ResponseBuilder::new()
+        .with_status(problem.status.as_u16())
+        .with_headers(Headers::from(problem.headers(route)))
+        .fixed(problem.body_json().into_bytes()))
 }
 
 /// The body and status of a response with the headers of the route; `Content-Type`, `ETag` and what says which bytes these are stay.

@@ -11,16 +11,15 @@ use bytes::Bytes;
 use object_store::ObjectStore;
 use protocol::{
     internal::{Admission, Admit, Open, OpenAnswer},
-    link::{CloseReason, Numbered, ToEdge, TrackKind},
+    link::{CloseReason, Numbered, ToEdge},
     link_auth::LinkSecret,
-    names::{BroadcastId, StreamName, TrackName},
+    names::{BroadcastId, StreamName},
     object_key::ObjectKey,
 };
-use serde::Serialize;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Assets, Clock, Config, Server,
+    Assets, Clock, Config,
     files::{self, FileError},
     live::Live,
     lock,
@@ -29,10 +28,10 @@ use super::{
     text::Text,
 };
 use crate::{
+    api::{OnAir, StreamSummary, Studio, StudioNotes},
     audience::{Audience, Beacon},
     directory::{Directory, Refusal, StreamEntry},
     live::Broadcast,
-    playlist::{iso8601, multivariant::bandwidth},
 };
 
 /// A broadcast's objects are left alone for so long after the last one was written, however unknown it is, milliseconds.
@@ -58,70 +57,6 @@ pub enum EdgeError {
     /// The link secret is too short.
     #[error("link_secret has {0} characters: it needs 32 or more")]
     Secret(usize),
-}
-
-/// What a box knows of its publisher, for the studio page.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StudioNotes {
-    /// Name and version of the encoder.
-    pub encoder: Option<String>,
-    /// What to change in the encoder, sentences.
-    pub warnings: Vec<String>,
-}
-
-/// A track, as the API tells of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct TrackSummary {
-    /// Its name.
-    pub name: TrackName,
-    /// `video` or `audio`.
-    pub kind: &'static str,
-    /// Pixels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub width: Option<u32>,
-    /// Pixels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub height: Option<u32>,
-    /// Frames a second.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub frame_rate: Option<f64>,
-    /// RFC 6381.
-    pub codecs: String,
-    /// Peak bit rate, bits a second.
-    pub bandwidth: u64,
-}
-
-/// A stream, as the API tells of it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub(super) struct StreamSummary {
-    pub(super) name: StreamName,
-    pub(super) live: bool,
-    pub(super) since: Option<String>,
-    pub(super) viewers: usize,
-    pub(super) tracks: Vec<TrackSummary>,
-}
-
-/// What the studio page shows.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Studio {
-    /// The stream.
-    pub stream: StreamName,
-    /// Whether it can be watched now.
-    pub live: bool,
-    /// Since when, ISO 8601.
-    pub since: Option<String>,
-    /// How many watch.
-    pub viewers: usize,
-    /// Addresses for the encoder.
-    pub servers: Vec<Server>,
-    /// The stream key.
-    pub key: String,
-    /// The tracks that are live.
-    pub tracks: Vec<TrackSummary>,
-    /// Name and version of the encoder.
-    pub encoder: Option<String>,
-    /// What to change in the encoder.
-    pub warnings: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -473,22 +408,9 @@ impl Edge {
         self.reload();
         let entry = self.stream(name)?;
         let summary = self.summary(name);
-        let notes = lock(&self.0.notes)
-            .get(name)
-            .cloned()
-            .filter(|_| summary.live)
-            .unwrap_or_default();
-        Some(Studio {
-            stream: summary.name,
-            live: summary.live,
-            since: summary.since,
-            viewers: summary.viewers,
-            servers: self.0.config.servers.clone(),
-            key: entry.key,
-            tracks: summary.tracks,
-            encoder: notes.encoder,
-            warnings: notes.warnings,
-        })
+        let notes = lock(&self.0.notes).get(name).cloned().unwrap_or_default();
+        let servers = self.0.config.servers.clone();
+        Some(Studio::new(entry, summary, servers, notes))
     }
 
     pub(super) fn summaries(&self) -> Vec<StreamSummary> {
@@ -503,18 +425,8 @@ impl Edge {
         let viewers = lock(&self.0.audience)
             .get_mut(name)
             .map_or(0, |a| a.count(now));
-        let live = self
-            .current(name)
-            .filter(|live| live.with(|b| b.is_playable() && b.ended().is_none()));
-        StreamSummary {
-            name: name.clone(),
-            live: live.is_some(),
-            since: live
-                .as_ref()
-                .map(|live| iso8601(live.with(Broadcast::since_unix_ms))),
-            viewers,
-            tracks: live.map(|live| live.with(tracks)).unwrap_or_default(),
-        }
+        let on_air = self.current(name).and_then(|live| live.with(OnAir::of));
+        StreamSummary::new(name.clone(), on_air, viewers as u64)
     }
 
     pub(super) fn beacon(&self, stream: &StreamName, beacon: &Beacon) {
@@ -643,28 +555,4 @@ fn log_sweep(
             tracing::warn!(%stream, broadcast, %error, "what was left of a broadcast could not be deleted")
         }
     }
-}
-
-fn tracks(broadcast: &Broadcast) -> Vec<TrackSummary> {
-    let summary = |track: &crate::live::LiveTrack| {
-        let config = track.config();
-        let (kind, width, height, frame_rate) = match config.kind {
-            TrackKind::Video {
-                width,
-                height,
-                frame_rate,
-            } => ("video", Some(width), Some(height), frame_rate),
-            TrackKind::Audio { .. } => ("audio", None, None, None),
-        };
-        TrackSummary {
-            name: config.name.clone(),
-            kind,
-            width,
-            height,
-            frame_rate: frame_rate.map(|(num, den)| f64::from(num) / f64::from(den)),
-            codecs: config.codecs.clone(),
-            bandwidth: bandwidth(track).0,
-        }
-    };
-    broadcast.tracks().iter().map(summary).collect()
 }

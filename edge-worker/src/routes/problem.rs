@@ -2,8 +2,11 @@
 
 use std::borrow::Cow;
 
-use http::StatusCode;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use protocol::link_auth;
 use serde::Serialize;
+
+use super::{Caching, Route, headers};
 
 /// `Content-Type` of a problem.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -86,6 +89,11 @@ impl Problem {
             "Bad delivery directive",
             detail,
         )
+    }
+
+    /// 400: delivery directives that no player sends who has seen the playlist.
+    pub fn absurd_directive() -> Self {
+        Self::directive("the playlist is nowhere near that segment or part")
     }
 
     /// 400: a body that is not what the address takes.
@@ -202,6 +210,26 @@ impl Problem {
     /// The `type`: a name, not an address.
     pub fn kind(&self) -> String {
         format!("urn:ghost-live:problem:{}", self.slug)
+    }
+
+    /// The headers of its answer to a route, but for the length.
+    pub fn headers(&self, route: Option<&Route>) -> HeaderMap {
+        let mut map = headers(route, self.status, Caching::Never);
+        map.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+        if let Some(allow) = self.allow {
+            map.insert(header::ALLOW, HeaderValue::from_static(allow));
+        }
+        if let Some(seconds) = self.retry_after_s {
+            map.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = match route.is_some_and(Route::is_internal) {
+                true => link_auth::SCHEME,
+                false => "Bearer",
+            };
+            map.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
+        }
+        map
     }
 
     /// The body, JSON.

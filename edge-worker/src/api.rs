@@ -1,0 +1,330 @@
+//! What `/api/…` and `/internal/…` say and take: the JSON of both adapters, and what they tell of a broadcast.
+//!
+//! The box's questions and their answers are in [`protocol::internal`], problems in [`crate::routes::Problem`].
+
+use protocol::{
+    link::TrackKind,
+    names::{StreamName, TrackName},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    directory::StreamEntry,
+    live::{Broadcast, LiveTrack},
+    playlist::{iso8601, multivariant::bandwidth},
+    routes::Problem,
+};
+
+/// The largest question of a box, bytes.
+pub const MAX_QUESTION_BYTES: usize = 16 * 1024;
+/// The largest object that is put through an edge, bytes.
+pub const MAX_OBJECT_BYTES: usize = 64 << 20;
+
+/// Picture or sound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MediaKind {
+    /// Picture.
+    Video,
+    /// Sound.
+    Audio,
+}
+
+/// A track, as the API tells of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrackSummary {
+    /// Its name.
+    pub name: TrackName,
+    /// Picture or sound.
+    pub kind: MediaKind,
+    /// Pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<u32>,
+    /// Pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub height: Option<u32>,
+    /// Frames a second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub frame_rate: Option<f64>,
+    /// RFC 6381.
+    pub codecs: String,
+    /// Peak bit rate, bits a second.
+    pub bandwidth: u64,
+}
+
+impl TrackSummary {
+    fn of(track: &LiveTrack) -> Self {
+        let config = track.config();
+        let (kind, size, frame_rate) = match config.kind {
+            TrackKind::Video {
+                width,
+                height,
+                frame_rate,
+            } => (MediaKind::Video, Some((width, height)), frame_rate),
+            TrackKind::Audio { .. } => (MediaKind::Audio, None, None),
+        };
+        Self {
+            name: config.name.clone(),
+            kind,
+            width: size.map(|(width, _)| width),
+            height: size.map(|(_, height)| height),
+            frame_rate: frame_rate.map(|(num, den)| f64::from(num) / f64::from(den)),
+            codecs: config.codecs.clone(),
+            bandwidth: bandwidth(track).0,
+        }
+    }
+}
+
+/// What is told of a broadcast that can be watched now.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OnAir {
+    /// When it began, Unix milliseconds.
+    pub since_unix_ms: i64,
+    /// Its tracks.
+    pub tracks: Vec<TrackSummary>,
+}
+
+impl OnAir {
+    /// `None` before every track can be played, and once the broadcast has ended.
+    pub fn of(broadcast: &Broadcast) -> Option<Self> {
+        let can_be_watched = broadcast.is_playable() && broadcast.ended().is_none();
+        can_be_watched.then(|| Self {
+            since_unix_ms: broadcast.since_unix_ms(),
+            tracks: broadcast.tracks().iter().map(TrackSummary::of).collect(),
+        })
+    }
+}
+
+/// A stream, as the API tells of it: `GET /api/streams/{stream}`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamSummary {
+    /// Its name.
+    pub name: StreamName,
+    /// Whether it can be watched now.
+    pub live: bool,
+    /// Since when, ISO 8601.
+    pub since: Option<String>,
+    /// How many watch.
+    pub viewers: u64,
+    /// What it is live in.
+    pub tracks: Vec<TrackSummary>,
+}
+
+impl StreamSummary {
+    /// `viewers` is how many were counted lately: nobody watches what is not live.
+    pub fn new(name: StreamName, on_air: Option<OnAir>, viewers: u64) -> Self {
+        let live = on_air.is_some();
+        Self {
+            name,
+            live,
+            since: on_air.as_ref().map(|now| iso8601(now.since_unix_ms)),
+            viewers: if live { viewers } else { 0 },
+            tracks: on_air.map(|now| now.tracks).unwrap_or_default(),
+        }
+    }
+}
+
+/// `GET /api/streams`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StreamList {
+    /// By name.
+    pub streams: Vec<StreamSummary>,
+}
+
+/// `GET /api/time`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Time {
+    /// The clock that the timelines run by, Unix milliseconds.
+    pub unix_ms: i64,
+}
+
+/// An address for encoders.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Server {
+    /// Such as `rtmps://live.example.org:1936/live`.
+    pub url: String,
+    /// A word on when to use it.
+    #[serde(default)]
+    pub note: String,
+}
+
+/// What a box knows of its publisher, for the studio page.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StudioNotes {
+    /// Name and version of the encoder.
+    pub encoder: Option<String>,
+    /// What to change in the encoder, sentences.
+    pub warnings: Vec<String>,
+}
+
+/// What the studio page shows: `GET /api/studio/{stream}`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Studio {
+    /// The stream.
+    pub stream: StreamName,
+    /// Whether it can be watched now.
+    pub live: bool,
+    /// Since when, ISO 8601.
+    pub since: Option<String>,
+    /// How many watch.
+    pub viewers: u64,
+    /// Addresses for the encoder.
+    pub servers: Vec<Server>,
+    /// The stream key.
+    pub key: String,
+    /// The tracks that are live.
+    pub tracks: Vec<TrackSummary>,
+    /// Name and version of the encoder.
+    pub encoder: Option<String>,
+    /// What to change in the encoder.
+    pub warnings: Vec<String>,
+}
+
+impl Studio {
+    /// Of a stream, whoever asks: check the secret first ([`StreamEntry::opens_studio`]). Notes are of a broadcast: without one they are
+    /// past.
+    pub fn new(
+        entry: StreamEntry,
+        summary: StreamSummary,
+        servers: Vec<Server>,
+        notes: StudioNotes,
+    ) -> Self {
+        let notes = if summary.live {
+            notes
+        } else {
+            StudioNotes::default()
+        };
+        Self {
+            stream: summary.name,
+            live: summary.live,
+            since: summary.since,
+            viewers: summary.viewers,
+            servers,
+            key: entry.key,
+            tracks: summary.tracks,
+            encoder: notes.encoder,
+            warnings: notes.warnings,
+        }
+    }
+}
+
+/// A JSON body.
+///
+/// # Errors
+/// A [`Problem`] when it is not what the address takes.
+pub fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body)
+        .map_err(|_| Problem::body("The body is not the JSON that this address takes."))
+}
+
+/// The body of `PUT /internal/streams/{stream}`.
+///
+/// # Errors
+/// A [`Problem`] when it is not an entry, or another stream's.
+pub fn read_entry(name: &StreamName, body: &[u8]) -> Result<StreamEntry, Problem> {
+    let entry: StreamEntry = read(body)?;
+    if entry.name != *name {
+        return Err(Problem::body(
+            "The body names another stream than the address.",
+        ));
+    }
+    Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use protocol::link::CloseReason;
+    use serde_json::json;
+
+    use super::*;
+    use crate::live::source::{EPOCH, Source};
+
+    fn on_air() -> Broadcast {
+        let mut source = Source::new();
+        let mut messages = source.open();
+        messages.extend(source.segment(6, 0, false));
+        let (mut broadcast, _) = Broadcast::begin(&messages[0], EPOCH).unwrap();
+        for message in &messages[1..] {
+            let _ = broadcast.apply(message, EPOCH).unwrap();
+        }
+        broadcast
+    }
+
+    fn entry() -> StreamEntry {
+        StreamEntry::new("demo".parse().unwrap(), "demo", [[1; 16], [2; 16]], 0).unwrap()
+    }
+
+    #[test]
+    fn a_stream_is_told_of_as_the_player_reads_it() {
+        let mut broadcast = on_air();
+        let summary = |broadcast: &Broadcast| {
+            StreamSummary::new("demo".parse().unwrap(), OnAir::of(broadcast), 7)
+        };
+        let told = serde_json::to_value(summary(&broadcast)).unwrap();
+        assert_eq!(told["name"], "demo");
+        assert_eq!(told["live"], true);
+        assert_eq!(told["since"], iso8601(EPOCH));
+        assert_eq!(told["viewers"], 7);
+        let video = &told["tracks"][0];
+        assert_eq!(
+            (&video["name"], &video["kind"], &video["width"]),
+            (&json!("v-720p30"), &json!("video"), &json!(1_280))
+        );
+        assert_eq!(video["frame_rate"], 30.0);
+        let audio = told["tracks"].as_array().unwrap().last().unwrap();
+        assert_eq!(audio["kind"], "audio");
+        assert!(audio.get("width").is_none() && audio.get("frame_rate").is_none());
+        // What was kept as JSON in the meantime is told of in the same words.
+        let kept: Vec<TrackSummary> = serde_json::from_value(told["tracks"].clone()).unwrap();
+        assert_eq!(kept, OnAir::of(&broadcast).unwrap().tracks);
+
+        let _ = broadcast.end(CloseReason::Unpublished, EPOCH);
+        assert_eq!(
+            serde_json::to_value(summary(&broadcast)).unwrap(),
+            json!({ "name": "demo", "live": false, "since": null, "viewers": 0, "tracks": [] })
+        );
+    }
+
+    #[test]
+    fn the_studio_shows_notes_of_a_publisher_only_while_it_is_live() {
+        let broadcast = on_air();
+        let studio = |on_air| {
+            let summary = StreamSummary::new("demo".parse().unwrap(), on_air, 0);
+            let notes = StudioNotes {
+                encoder: Some("OBS".to_owned()),
+                warnings: vec!["Send a key frame every 2 s.".to_owned()],
+            };
+            let server = Server {
+                url: "rtmps://live.example.org:1936/live".to_owned(),
+                note: String::new(),
+            };
+            serde_json::to_value(Studio::new(entry(), summary, vec![server], notes)).unwrap()
+        };
+        let live = studio(OnAir::of(&broadcast));
+        assert_eq!(live["stream"], "demo");
+        assert_eq!(live["key"], entry().key);
+        assert_eq!(live["encoder"], "OBS");
+        assert_eq!(
+            live["servers"],
+            json!([{ "url": "rtmps://live.example.org:1936/live", "note": "" }])
+        );
+        assert!(live.get("name").is_none());
+        let off = studio(None);
+        assert_eq!(
+            (&off["encoder"], &off["warnings"]),
+            (&json!(null), &json!([]))
+        );
+    }
+
+    #[test]
+    fn an_entry_is_taken_only_under_its_own_name() {
+        let body = serde_json::to_vec(&entry()).unwrap();
+        assert_eq!(read_entry(&"demo".parse().unwrap(), &body), Ok(entry()));
+        for (name, body) in [("other", body.as_slice()), ("demo", b"{}")] {
+            let refused = read_entry(&name.parse().unwrap(), body).unwrap_err();
+            assert_eq!(refused.status, 400);
+        }
+    }
+}
