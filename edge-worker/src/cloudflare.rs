@@ -19,6 +19,7 @@ use protocol::link_auth;
 use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Result, event};
 
 use crate::{
+    api,
     live::Directives,
     routes::{self, Caching, Page, Problem, Route, Session, TrackAddress},
 };
@@ -174,7 +175,10 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 problem(Some(route), &Problem::unavailable())
             }
         },
-        Route::Time { iso } => time(route, *iso),
+        Route::Time { iso } => {
+            let known = directory::known(&env, &context).await?;
+            time(route, *iso, known.clock_offset_ms())
+        }
         Route::Page(page, _) => page_of(route, *page, &request, &env).await,
         Route::Asset(path) => asset(route, path, &request, &env).await,
         Route::Streams => {
@@ -186,7 +190,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 Some(route),
                 StatusCode::OK,
                 Caching::Never,
-                &stream.status(name),
+                &stream.summary(name),
             ),
             None => problem(Some(route), &Problem::no_stream()),
         },
@@ -278,8 +282,9 @@ async fn playlist(
     Ok(response)
 }
 
-fn time(route: &Route, iso: bool) -> Result<Response> {
-    let now = now_unix_ms();
+/// The clock that the timelines run by: a box's, where one is live.
+fn time(route: &Route, iso: bool, offset_ms: i64) -> Result<Response> {
+    let now = now_unix_ms().saturating_add(offset_ms);
     if iso {
         let body = crate::playlist::iso8601(now).into_bytes();
         return answer(
@@ -294,7 +299,7 @@ fn time(route: &Route, iso: bool) -> Result<Response> {
         Some(route),
         StatusCode::OK,
         Caching::Never,
-        &serde_json::json!({ "unix_ms": now }),
+        &api::Time { unix_ms: now },
     )
 }
 

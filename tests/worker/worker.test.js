@@ -5,8 +5,9 @@ import { readFile, writeFile } from "node:fs/promises";
 import { after, before, describe, test } from "node:test";
 import { base32, Core, internal, proof } from "./core.js";
 import { newState, startEdge, wrangler } from "./edge.js";
+import * as viewer from "./viewer.js";
 
-const SECRET = "a link secret for the tests, of more than 32 bytes";
+const { SECRET, answered, assertProblem, newEntry, playlistOf, putEntry, timed, until } = viewer;
 
 let state;
 let edge;
@@ -21,69 +22,10 @@ after(async () => {
   await state?.remove();
 });
 
-/** Makes a stream with a new key, as `ghost-live` does for a remote edge. */
-async function newStream(name) {
-  const key = `${name}_${base32(randomBytes(16))}`;
-  const entry = {
-    name,
-    key_id: name,
-    key_sha256: createHash("sha256").update(key).digest("hex"),
-    key,
-    studio_secret: base32(randomBytes(16)),
-    created_unix_ms: Date.now(),
-  };
-  const response = await internal(edge.url, SECRET, "PUT", `/internal/streams/${name}`, JSON.stringify(entry));
-  assert.equal(response.status, 204);
-  return entry;
-}
-
+const newStream = (name) => viewer.newStream(edge, name);
+const live = (stream, options) => viewer.live(edge, stream, options);
+const found = (path) => viewer.found(edge, path);
 const admit = (key, stream) => internal(edge.url, SECRET, "POST", "/internal/admit", JSON.stringify({ key, stream, peer: "192.0.2.1:5000" }));
-
-/** A broadcast of one video and one audio track with one complete segment, that viewers can find. */
-async function live(stream, options = {}) {
-  await newStream(stream);
-  const core = new Core({ edge: edge.url, secret: SECRET, stream, ...options });
-  assert.deepEqual(await core.open(), { resume: null });
-  assert.equal((await core.dial()).seq, 0);
-  core.opened();
-  await core.track("v-720p30");
-  await core.track("a-aac-128k");
-  await core.wholeSegment(0);
-  await core.until((message) => message.type === "ack" && message.seq >= core.seq - 1);
-  await found(`/live/${stream}/index.m3u8`);
-  return core;
-}
-
-/** Asks until it is there: a new broadcast is known everywhere within two seconds. */
-async function found(path, timeoutMs = 5000) {
-  const deadline = Date.now() + timeoutMs;
-  for (;;) {
-    const response = await fetch(edge.url + path);
-    if (response.status === 200 || Date.now() > deadline) {
-      assert.equal(response.status, 200, `${path}: ${await response.clone().text()}`);
-      return response;
-    }
-    await response.arrayBuffer();
-    await new Promise((resolve) => setTimeout(resolve, 200));
-  }
-}
-
-const playlistOf = (core, track, query = "") => `/live/${core.stream}/${core.broadcast}/-/${track}/index.m3u8${query}`;
-
-async function timed(promise) {
-  const began = performance.now();
-  const value = await promise;
-  return { value, ms: performance.now() - began };
-}
-
-function assertProblem(response, body, status) {
-  assert.equal(response.status, status);
-  assert.equal(response.headers.get("content-type"), "application/problem+json");
-  assert.equal(response.headers.get("cache-control"), "no-store");
-  const problem = JSON.parse(body);
-  assert.equal(problem.status, status);
-  assert.match(problem.type, /^urn:ghost-live:problem:/);
-}
 
 async function assertRefused(path, status, init) {
   const response = await fetch(edge.url + path, init);
@@ -122,6 +64,37 @@ describe("a box", () => {
       const refused = await admit(wrong, stream);
       assertProblem(refused, await refused.text(), 403);
     }
+  });
+
+  test("whose key could not be told from another stream's is refused as natively, and changes nothing", async () => {
+    const holder = await newStream("holder");
+    const problem = assertProblem(...(await answered(putEntry(edge, "thief", newEntry("thief", "holder")))), 403);
+    assert.equal(problem.detail, "the key id of stream thief belongs to another stream");
+    assert.equal((await fetch(`${edge.url}/api/streams/thief`)).status, 404);
+    assert.deepEqual(await (await admit(holder.key, null)).json(), { stream: "holder" });
+    // The same for a stream that exists already under another key; its own key it may have again.
+    const other = await newStream("rightful");
+    assertProblem(...(await answered(putEntry(edge, "rightful", newEntry("rightful", "holder")))), 403);
+    assert.equal((await putEntry(edge, "rightful", newEntry("rightful"))).status, 204);
+    assert.equal((await admit(other.key, null)).status, 403);
+    assertProblem(...(await answered(putEntry(edge, "rightful", newEntry("holder")))), 400);
+    assertProblem(...(await answered(putEntry(edge, "rightful", { name: "rightful" }))), 400);
+  });
+
+  test("whose clock goes wrong takes the timelines' clock with it, until its broadcast is over", async () => {
+    const ahead = async () => (await (await fetch(`${edge.url}/api/time`)).json()).unix_ms - Date.now();
+    assert.ok(Math.abs(await ahead()) < 1000, "no box that is off the mark is live");
+    const core = await live("skewed", { skewMs: 90_000 });
+    core.heartbeat();
+    await until("the clock is the box's", async () => Math.abs((await ahead()) - 90_000) < 1000);
+    const iso = await (await fetch(`${edge.url}/api/time?iso`)).text();
+    assert.ok(Math.abs(Date.parse(iso) - Date.now() - 90_000) < 1000, iso);
+    // One that is set again is followed.
+    core.skewMs = -20_000;
+    core.heartbeat();
+    await until("the clock follows the box's", async () => Math.abs((await ahead()) + 20_000) < 1000);
+    core.closed();
+    await until("the clock is the platform's again", async () => Math.abs(await ahead()) < 1000);
   });
 
   test("cannot open a broadcast of a stream that does not exist", async () => {
@@ -453,8 +426,3 @@ describe("wrangler", () => {
     assert.match(await wrangler("deploy", "--dry-run"), /exiting now|dry-run/);
   });
 });
-
-async function answered(promise) {
-  const response = await promise;
-  return [response, await response.text()];
-}

@@ -15,10 +15,9 @@ use std::{
 use http::StatusCode;
 use protocol::{
     internal::{Open, OpenAnswer},
-    link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore, TrackKind},
+    link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
     link_auth,
 };
-use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 use worker::{
     DurableObject, Env, Error, Headers, Request, Response, ResponseBuilder, Result, State, Storage,
@@ -30,9 +29,9 @@ use super::{
     directory, now_unix_ms, stream,
 };
 use crate::{
+    api::OnAir,
     directory::Refusal,
-    live::{Applied, Broadcast, LiveTrack},
-    playlist::multivariant::bandwidth,
+    live::{Applied, Broadcast},
     routes::{Caching, Problem},
 };
 
@@ -58,6 +57,8 @@ pub(super) mod feed {
 }
 
 const SNAPSHOT_KEY: &str = "snapshot";
+/// The directory hears of the box's clock again when it has moved by so much, milliseconds: more than heartbeats waver by.
+const CLOCK_STEP_MS: i64 = 20;
 /// How often the object looks after itself, milliseconds: is the link alive, is it too late?
 const ALARM_MS: i64 = 10_000;
 /// A link that says nothing for so long is taken for gone, milliseconds: seven heartbeats.
@@ -85,6 +86,8 @@ struct Object {
     heard_unix_ms: Cell<i64>,
     /// Whether the directory knows that it can be played.
     said_playable: Cell<bool>,
+    /// How far the box's clock is ahead, as the directory knows it, milliseconds.
+    said_clock_ms: Cell<Option<i64>>,
 }
 
 impl DurableObject for BroadcastObject {
@@ -99,6 +102,7 @@ impl DurableObject for BroadcastObject {
             store_again: Cell::default(),
             heard_unix_ms: Cell::new(now_unix_ms()),
             said_playable: Cell::default(),
+            said_clock_ms: Cell::default(),
         });
         // Sockets outlive a sleep: then the link was never gone.
         let linked = !state.get_websockets_with_tag(LINK).is_empty();
@@ -351,6 +355,7 @@ impl BroadcastObject {
                 .as_ref()
                 .map_or(0, Broadcast::stored_seq);
             send(link, &ToCore::Ack { seq }).ok();
+            self.say_clock();
         }
         // First whom it wakes, then the storage.
         if is_new {
@@ -402,6 +407,28 @@ impl BroadcastObject {
         self.object.live.replace(Some(live));
         self.store_behind(link);
         Ok(Ok(()))
+    }
+
+    /// Tells the directory of the box's clock, behind everything else, when it is not what was told last.
+    fn say_clock(&self) {
+        let known = (self.object.live.borrow().as_ref())
+            .and_then(|live| Some((live.id().clone(), live.clock_offset_ms()?)));
+        let Some((id, offset_ms)) = known else {
+            return;
+        };
+        let told = self.object.said_clock_ms.get();
+        if told.is_some_and(|told| (told - offset_ms).abs() < CLOCK_STEP_MS) {
+            return;
+        }
+        self.object.said_clock_ms.set(Some(offset_ms));
+        let object = Rc::clone(&self.object);
+        self.state.wait_until(async move {
+            if let Err(error) = directory::broadcast_clock(&object.env, &id, offset_ms).await {
+                worker::console_warn!("the directory could not be told of a box's clock: {error}");
+                // The next heartbeat tries again.
+                object.said_clock_ms.set(told);
+            }
+        });
     }
 
     /// Stores the snapshot while the object goes on.
@@ -531,18 +558,12 @@ impl Object {
 
     /// Tells the directory, once, that viewers can come.
     async fn say_playable(&self) -> Result<()> {
-        let (id, since, tracks) = match self.live.borrow().as_ref() {
-            Some(live) => {
-                let tracks = live.tracks().iter().map(summary);
-                (
-                    live.id().clone(),
-                    live.since_unix_ms(),
-                    serde_json::to_string(&tracks.collect::<Vec<_>>())?,
-                )
-            }
-            None => return Ok(()),
+        let told = (self.live.borrow().as_ref())
+            .and_then(|live| Some((live.id().clone(), OnAir::of(live)?)));
+        let Some((id, on_air)) = told else {
+            return Ok(());
         };
-        let said = directory::broadcast_playable(&self.env, &id, since, &tracks).await;
+        let said = directory::broadcast_playable(&self.env, &id, &on_air).await;
         if said.is_err() {
             self.said_playable.set(false);
         }
@@ -562,30 +583,6 @@ impl Object {
             None => Ok(()),
         }
     }
-}
-
-/// What the API says of a track.
-fn summary(track: &LiveTrack) -> Value {
-    let config = track.config();
-    let mut summary = json!({
-        "name": config.name,
-        "codecs": config.codecs,
-        "bandwidth": bandwidth(track).0,
-        "kind": if track.is_video() { "video" } else { "audio" },
-    });
-    if let TrackKind::Video {
-        width,
-        height,
-        frame_rate,
-    } = config.kind
-    {
-        summary["width"] = width.into();
-        summary["height"] = height.into();
-        if let Some((num, den)) = frame_rate {
-            summary["frame_rate"] = (f64::from(num) / f64::from(den)).into();
-        }
-    }
-    summary
 }
 
 fn send(link: &WebSocket, message: &ToCore) -> Result<()> {

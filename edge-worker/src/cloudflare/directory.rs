@@ -17,7 +17,6 @@ use protocol::{
     names::{BroadcastId, StreamName},
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
 use wasm_bindgen::JsValue;
 use worker::{Context, D1Database, Env, Request, Response, Result};
 
@@ -26,7 +25,10 @@ use super::{
     binding, now_unix_ms, random,
 };
 use crate::{
-    directory::{self, StreamEntry},
+    api::{
+        self, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio, StudioNotes,
+    },
+    directory::{self, Refusal, StreamEntry},
     routes::{Caching, Problem, Route},
 };
 
@@ -36,13 +38,13 @@ const FRESH_MS: i64 = 1_000;
 const STALE_MS: i64 = 10_000;
 /// How long after its end a broadcast is remembered, milliseconds: two windows of the longest kind are past by then.
 const REMEMBERED_MS: i64 = 2 * 3_600 * 1_000 + 60_000;
-/// The longest internal question, bytes.
-const MAX_QUESTION_BYTES: usize = 16 * 1024;
 
 /// What an isolate knows of the directory.
 #[derive(Debug, Default)]
 pub(super) struct Known {
     streams: BTreeMap<StreamName, KnownStream>,
+    /// How far the clock of the box that went live last is ahead, milliseconds: when it opened its broadcast, and by how much.
+    clock: Option<(i64, i64)>,
 }
 
 /// A stream as viewers may know it.
@@ -57,9 +59,8 @@ pub(super) struct KnownStream {
 #[derive(Debug, Clone)]
 struct Newest {
     id: BroadcastId,
-    since_unix_ms: i64,
     closed: bool,
-    tracks: Value,
+    on_air: OnAir,
 }
 
 impl KnownStream {
@@ -69,15 +70,10 @@ impl KnownStream {
     }
 
     /// What the API says.
-    pub(super) fn status(&self, name: &StreamName) -> Value {
+    pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {
         let live = self.newest.as_ref().filter(|newest| !newest.closed);
-        json!({
-            "name": name,
-            "live": live.is_some(),
-            "since": live.map(|live| crate::playlist::iso8601(live.since_unix_ms)),
-            "viewers": if live.is_some() { self.viewers } else { 0 },
-            "tracks": live.map_or(Value::Array(Vec::new()), |live| live.tracks.clone()),
-        })
+        let on_air = live.map(|live| live.on_air.clone());
+        StreamSummary::new(name.clone(), on_air, self.viewers)
     }
 }
 
@@ -88,12 +84,16 @@ impl Known {
     }
 
     /// What the API says of all streams.
-    pub(super) fn list(&self) -> Value {
-        let streams = self
-            .streams
-            .iter()
-            .map(|(name, stream)| stream.status(name));
-        json!({ "streams": streams.collect::<Vec<_>>() })
+    pub(super) fn list(&self) -> StreamList {
+        let streams = self.streams.iter();
+        StreamList {
+            streams: streams.map(|(name, stream)| stream.summary(name)).collect(),
+        }
+    }
+
+    /// How far the clock that the timelines run by is ahead of the platform's, milliseconds: a box's, where one is live.
+    pub(super) fn clock_offset_ms(&self) -> i64 {
+        self.clock.map_or(0, |(_, offset_ms)| offset_ms)
     }
 }
 
@@ -170,6 +170,8 @@ struct Row {
     playable_unix_ms: Option<f64>,
     tracks: Option<String>,
     closed_unix_ms: Option<f64>,
+    opened_unix_ms: Option<f64>,
+    clock_offset_ms: Option<f64>,
 }
 
 fn database(env: &Env) -> Result<D1Database> {
@@ -180,7 +182,8 @@ fn database(env: &Env) -> Result<D1Database> {
 pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
     let now = now_unix_ms();
     let statement = database(env)?.prepare(
-        "SELECT s.name, s.viewers, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms FROM streams s
+        "SELECT s.name, s.viewers, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms, b.opened_unix_ms, b.clock_offset_ms
+         FROM streams s
          LEFT JOIN broadcasts b ON b.stream = s.name AND (b.closed_unix_ms IS NULL OR b.closed_unix_ms > ?1)
          ORDER BY s.name, b.opened_unix_ms",
     );
@@ -195,15 +198,22 @@ pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
         stream.viewers = row.viewers as u64;
         let Some(id) = row.id else { continue };
         stream.broadcasts.insert(id.clone());
+        let closed = row.closed_unix_ms.is_some();
+        if let (false, Some(opened), Some(offset)) =
+            (closed, row.opened_unix_ms, row.clock_offset_ms)
+        {
+            // Tuples compare by when the broadcast was opened first.
+            known.clock = known.clock.max(Some((opened as i64, offset as i64)));
+        }
         if let Some(since) = row.playable_unix_ms {
+            let tracks = row.tracks.and_then(|text| serde_json::from_str(&text).ok());
             stream.newest = Some(Newest {
                 id,
-                since_unix_ms: since as i64,
-                closed: row.closed_unix_ms.is_some(),
-                tracks: row
-                    .tracks
-                    .and_then(|text| serde_json::from_str(&text).ok())
-                    .unwrap_or(Value::Array(Vec::new())),
+                closed,
+                on_air: OnAir {
+                    since_unix_ms: since as i64,
+                    tracks: tracks.unwrap_or_default(),
+                },
             });
         }
     }
@@ -241,15 +251,27 @@ pub(super) async fn broadcast_opened(
 pub(super) async fn broadcast_playable(
     env: &Env,
     broadcast: &BroadcastId,
-    since_unix_ms: i64,
-    tracks: &str,
+    on_air: &OnAir,
 ) -> Result<()> {
+    let tracks = serde_json::to_string(&on_air.tracks)?;
     let statement = database(env)?.prepare("UPDATE broadcasts SET playable_unix_ms = ?1, tracks = ?2 WHERE id = ?3 AND playable_unix_ms IS NULL");
     let values = [
-        number(since_unix_ms),
-        JsValue::from_str(tracks),
+        number(on_air.since_unix_ms),
+        JsValue::from_str(&tracks),
         JsValue::from_str(broadcast.as_str()),
     ];
+    statement.bind(&values)?.run().await.map(drop)
+}
+
+/// How far the clock of a broadcast's box is ahead.
+pub(super) async fn broadcast_clock(
+    env: &Env,
+    broadcast: &BroadcastId,
+    offset_ms: i64,
+) -> Result<()> {
+    let statement =
+        database(env)?.prepare("UPDATE broadcasts SET clock_offset_ms = ?1 WHERE id = ?2");
+    let values = [number(offset_ms), JsValue::from_str(broadcast.as_str())];
     statement.bind(&values)?.run().await.map(drop)
 }
 
@@ -327,10 +349,10 @@ async fn store(env: &Env, entry: &StreamEntry) -> Result<()> {
     statement.bind(&values)?.run().await.map(drop)
 }
 
-/// Reads the JSON body of an internal question.
-pub(super) async fn question<T: serde::de::DeserializeOwned>(
+/// Reads the body of an internal question.
+pub(super) async fn question(
     request: &mut Request,
-) -> Result<std::result::Result<T, Problem>> {
+) -> Result<std::result::Result<Vec<u8>, Problem>> {
     let length = request
         .headers()
         .get("content-length")?
@@ -338,14 +360,13 @@ pub(super) async fn question<T: serde::de::DeserializeOwned>(
     if length.is_none_or(|length| length > MAX_QUESTION_BYTES) {
         return Ok(Err(Problem::too_large()));
     }
-    let body = request.bytes().await?;
-    Ok(serde_json::from_slice(&body)
-        .map_err(|_| Problem::body("The body is not the JSON that this address takes.")))
+    Ok(Ok(request.bytes().await?))
 }
 
 /// `POST /internal/admit`.
 pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
-    let asked: Admit = match question(&mut request).await? {
+    let body = question(&mut request).await?;
+    let asked: Admit = match body.and_then(|body| api::read(&body)) {
         Ok(asked) => asked,
         Err(found) => return problem(Some(route), &found),
     };
@@ -366,17 +387,20 @@ pub(super) async fn put_stream(
     mut request: Request,
     env: &Env,
 ) -> Result<Response> {
-    let given: StreamEntry = match question(&mut request).await? {
+    let body = question(&mut request).await?;
+    let given = match body.and_then(|body| api::read_entry(name, &body)) {
         Ok(given) => given,
         Err(found) => return problem(Some(route), &found),
     };
-    if given.name != *name {
-        return problem(
-            Some(route),
-            &Problem::body("The body names another stream than the address."),
-        );
+    if let Err(error) = store(env, &given).await {
+        // The table takes a key id once; whose it is decides what is said.
+        let holder = entry(env, "key_id", &given.key_id).await?;
+        if holder.is_some_and(|holder| holder.name != given.name) {
+            let refusal = Refusal::KeyId(given.name);
+            return problem(Some(route), &Problem::refused(refusal.to_string()));
+        }
+        return Err(error);
     }
-    store(env, &given).await?;
     answer::answer(
         Some(route),
         StatusCode::NO_CONTENT,
@@ -398,30 +422,20 @@ async fn studio_entry(
 }
 
 /// What the studio page shows. Where the ingest is, the configuration says; what the encoder is, only the box would know.
-async fn studio_answer(route: &Route, entry: &StreamEntry, env: &Env) -> Result<Response> {
+async fn studio_answer(route: &Route, entry: StreamEntry, env: &Env) -> Result<Response> {
     let known = read(env).await?;
-    let mut body = known
-        .streams
-        .get(&entry.name)
-        .map(|stream| stream.status(&entry.name))
-        .unwrap_or_else(|| json!({}));
-    if let Some(body) = body.as_object_mut() {
-        let servers = env
-            .var(binding::INGEST_SERVERS)
-            .map(|servers| servers.to_string())
-            .unwrap_or_default();
-        let servers: Vec<_> = servers
-            .split_whitespace()
-            .map(|url| json!({ "url": url, "note": "" }))
-            .collect();
-        body.remove("name");
-        body.insert("stream".to_owned(), json!(entry.name));
-        body.insert("servers".to_owned(), json!(servers));
-        body.insert("key".to_owned(), json!(entry.key));
-        body.insert("encoder".to_owned(), Value::Null);
-        body.insert("warnings".to_owned(), json!([]));
-    }
-    answer::json(Some(route), StatusCode::OK, Caching::Never, &body)
+    let stream = known.streams.get(&entry.name).cloned().unwrap_or_default();
+    let servers = env
+        .var(binding::INGEST_SERVERS)
+        .map(|servers| servers.to_string())
+        .unwrap_or_default();
+    let servers = servers.split_whitespace().map(|url| Server {
+        url: url.to_owned(),
+        note: String::new(),
+    });
+    let summary = stream.summary(&entry.name);
+    let studio = Studio::new(entry, summary, servers.collect(), StudioNotes::default());
+    answer::json(Some(route), StatusCode::OK, Caching::Never, &studio)
 }
 
 /// `GET /api/studio/{stream}`.
@@ -432,7 +446,7 @@ pub(super) async fn studio(
     env: &Env,
 ) -> Result<Response> {
     match studio_entry(name, request, env).await? {
-        Some(entry) => studio_answer(route, &entry, env).await,
+        Some(entry) => studio_answer(route, entry, env).await,
         None => problem(Some(route), &Problem::unauthorized()),
     }
 }
@@ -449,5 +463,5 @@ pub(super) async fn rotate_key(
     };
     entry.rotate_key(random()?);
     store(env, &entry).await?;
-    studio_answer(route, &entry, env).await
+    studio_answer(route, entry, env).await
 }

@@ -40,6 +40,9 @@ const BROADCAST_HEADER: &str = "x-ghost-live-broadcast";
 const FROM_HEADER: &str = "x-ghost-live-from";
 /// A leaf that nobody asks hangs up after so long, milliseconds.
 const IDLE_MS: i64 = 60_000;
+/// Pauses before a leaf whose feed broke dials again for those who wait.
+const REDIAL_MIN: Duration = Duration::from_millis(200);
+const REDIAL_MAX: Duration = Duration::from_secs(2);
 /// Waiters of a leaf; beyond, 503.
 const MAX_WAITERS: usize = 20_000;
 
@@ -89,6 +92,8 @@ pub struct LeafObject {
 
 struct Leaf {
     env: Env,
+    /// `{broadcast}/{n}`, for the operator's log.
+    name: String,
     replica: RefCell<Replica>,
     waiters: RefCell<Vec<Waiter>>,
     sweeping: Cell<bool>,
@@ -117,9 +122,10 @@ enum Step {
 }
 
 impl DurableObject for LeafObject {
-    fn new(_state: State, env: Env) -> Self {
+    fn new(state: State, env: Env) -> Self {
         let leaf = Leaf {
             env,
+            name: state.id().name().unwrap_or_default(),
             replica: RefCell::new(Replica::None),
             waiters: RefCell::default(),
             sweeping: Cell::default(),
@@ -221,9 +227,15 @@ impl Leaf {
             socket.close(Some(1000), Some("done")).ok();
             leaf.forget();
             // Those who wait must not wait for somebody else to ask.
-            if !leaf.waiters.borrow().is_empty() {
-                Delay::from(Duration::from_millis(200)).await;
-                leaf.ensure(&id).await.ok();
+            let mut pause = REDIAL_MIN;
+            while !leaf.waiters.borrow().is_empty() {
+                Delay::from(pause).await;
+                match Rc::clone(&leaf).ensure(&id).await {
+                    Ok(true) => break,
+                    // They look again, and hear that it is gone.
+                    Ok(false) => leaf.wake(Wake::All),
+                    Err(_) => pause = (pause * 2).min(REDIAL_MAX),
+                }
             }
         });
         Ok(is_here.await.is_ok())
@@ -253,6 +265,7 @@ impl Leaf {
                         }
                     }
                     if let Some(here) = here.take() {
+                        worker::console_log!("leaf {}: follows its broadcast", self.name);
                         here.send(()).ok();
                     }
                     Wake::All
@@ -284,6 +297,11 @@ impl Leaf {
             self.wake(wake);
             let idle = now - self.asked_unix_ms.get() > IDLE_MS;
             if idle && self.waiters.borrow().is_empty() {
+                let idle_s = IDLE_MS / 1_000;
+                worker::console_log!(
+                    "leaf {}: hangs up, for nobody has asked in {idle_s} s",
+                    self.name
+                );
                 break;
             }
         }
@@ -434,13 +452,10 @@ fn media(
     };
     match head.verdict(directives) {
         Verdict::Wait => Ok(Step::Wait(track)),
-        Verdict::Absurd => {
-            let detail = "the playlist is nowhere near that segment or part";
-            Ok(Step::Answer(problem(
-                Some(route),
-                &Problem::directive(detail),
-            )?))
-        }
+        Verdict::Absurd => Ok(Step::Answer(problem(
+            Some(route),
+            &Problem::absurd_directive(),
+        )?)),
         Verdict::Ready => {
             let caching = if head.is_at_the_end(directives) && !head.ended {
                 Caching::Blocked

@@ -1,20 +1,26 @@
 //! Media objects: from the R2 bucket that is bound to the Worker, or from an S3 origin over HTTP; in front of both the Cache API.
 
+use std::{pin::pin, time::Duration};
+
+use futures::future::{Either, select};
 use http::StatusCode;
 use protocol::object_key::{ObjectKey, ObjectKind};
 use worker::{
-    Context, Env, Fetch, Headers, Method, Range, Request, RequestInit, Response, ResponseBuilder,
-    Result,
+    AbortController, CacheMode, Context, Delay, Env, Fetch, Headers, Method, Range, Request,
+    RequestInit, Response, ResponseBuilder, Result,
 };
 
 use super::{
     answer::{self, answer, problem},
     binding, leaf,
 };
-use crate::routes::{Caching, Problem, Route};
+use crate::{
+    api::MAX_OBJECT_BYTES,
+    routes::{Caching, Problem, Route},
+};
 
-/// The largest object that is taken, bytes.
-const MAX_OBJECT_BYTES: u64 = 64 << 20;
+/// A media origin that has not begun to answer by then is as good as down: players ask again after ten seconds.
+const ORIGIN_DEADLINE: Duration = Duration::from_secs(8);
 
 fn content_type(key: &ObjectKey) -> &'static str {
     if key.track.is_video() {
@@ -35,7 +41,7 @@ pub(super) async fn put(
         .headers()
         .get("content-length")?
         .and_then(|length| length.parse::<u64>().ok());
-    if !length.is_some_and(|length| (1..=MAX_OBJECT_BYTES).contains(&length)) {
+    if !length.is_some_and(|length| (1..=MAX_OBJECT_BYTES as u64).contains(&length)) {
         return problem(Some(route), &Problem::too_large());
     }
     let Some(body) = request.inner().body() else {
@@ -101,7 +107,11 @@ pub(super) async fn get(
         request.url()?.origin().ascii_serialization()
     );
     if let Some(cached) = cached(&cache_url, range.as_deref()).await? {
-        return Ok(cached);
+        // The cache answers this one by itself, and bare.
+        return match cached.status_code() {
+            416 => problem(Some(route), &Problem::range()),
+            _ => Ok(cached),
+        };
     }
     // Only a part can be waited for; the leaf knows which.
     if let ObjectKind::Part { .. } = key.kind {
@@ -252,15 +262,28 @@ async fn read_origin(
     if let Some(range) = range {
         headers.set("range", range)?;
     }
+    // The Cache API in front keeps what may be kept. The platform's own cache below `fetch` would keep a 404 too, for minutes.
     let mut init = RequestInit::new();
-    init.with_method(Method::Get).with_headers(headers);
-    let response = Fetch::Request(Request::new_with_init(&format!("{origin}/{key}"), &init)?)
-        .send()
-        .await?;
+    init.with_method(Method::Get)
+        .with_headers(headers)
+        .with_cache(CacheMode::NoStore);
+    let asked = Fetch::Request(Request::new_with_init(&format!("{origin}/{key}"), &init)?);
+    let controller = AbortController::default();
+    let signal = controller.signal();
+    let answer = pin!(asked.send_with_signal(&signal));
+    let response = match select(answer, Delay::from(ORIGIN_DEADLINE)).await {
+        Either::Left((answer, _)) => answer?,
+        Either::Right(((), _)) => {
+            controller.abort();
+            let seconds = ORIGIN_DEADLINE.as_secs();
+            return Err(format!("the media origin did not answer within {seconds} s").into());
+        }
+    };
     match response.status_code() {
         200 | 206 | 416 => {
             let headers = Headers::from_iter(response.headers().entries());
             headers.set("content-type", content_type(key))?;
+            headers.set("accept-ranges", "bytes")?;
             Ok(Some(response.with_headers(headers)))
         }
         // Some stores say that an object may not be listed when they mean that it is not there.

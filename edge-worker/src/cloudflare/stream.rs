@@ -22,6 +22,7 @@ use super::{
     directory, now_unix_ms,
 };
 use crate::{
+    api,
     audience::{Audience, Beacon, MAX_BEACON_BYTES},
     directory::Refusal,
     routes::{Caching, Problem, Route},
@@ -34,7 +35,8 @@ const COUNT_MS: i64 = 10_000;
 
 /// `POST /internal/broadcasts`.
 pub(super) async fn open(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
-    let asked: Open = match directory::question(&mut request).await? {
+    let body = directory::question(&mut request).await?;
+    let asked: Open = match body.and_then(|body| api::read(&body)) {
         Ok(asked) => asked,
         Err(found) => return problem(Some(route), &found),
     };
