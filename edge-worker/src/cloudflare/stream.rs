@@ -77,11 +77,9 @@ pub(super) async fn beacon(
     if body.len() > MAX_BEACON_BYTES {
         return problem(Some(route), &Problem::too_large());
     }
-    let Ok(beacon) = serde_json::from_slice::<Beacon>(&body) else {
-        return problem(
-            Some(route),
-            &Problem::body("A beacon is JSON with the viewer's id."),
-        );
+    let beacon: Beacon = match api::read(&body) {
+        Ok(beacon) => beacon,
+        Err(found) => return problem(Some(route), &found),
     };
     question(env, stream, "beacon", serde_json::to_string(&beacon)?).await?;
     answer(

@@ -28,17 +28,12 @@ use super::{
     text::{Coding, Text},
 };
 use crate::{
+    api::{self, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, StreamList, Time},
     audience::{Beacon, MAX_BEACON_BYTES},
-    directory::StreamEntry,
     live::{Directives, Head, ObjectAnswer, Verdict},
     playlist::{DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Problem, Route, TrackAddress},
 };
-
-/// The largest question of a box, bytes.
-const MAX_QUESTION_BYTES: usize = 16 * 1024;
-/// The largest object that is put through the edge, bytes.
-const MAX_OBJECT_BYTES: usize = 64 << 20;
 
 /// How long a blocked request waits.
 const PATIENCE: Duration = Duration::from_millis(Head::DEADLINE_MS);
@@ -208,23 +203,8 @@ fn problem_response(route: Option<&Route>, problem: &Problem) -> Response<Payloa
     let mut response = Response::new(Payload::Left(Full::new(body.clone())));
     *response.status_mut() = problem.status;
     let headers = response.headers_mut();
-    *headers = routes::headers(route, problem.status, Caching::Never);
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_TYPE));
+    *headers = problem.headers(route);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
-    if let Some(allow) = problem.allow {
-        headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-    }
-    if let Some(seconds) = problem.retry_after_s {
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    if problem.status == StatusCode::UNAUTHORIZED {
-        let scheme = if route.is_some_and(Route::is_internal) {
-            link_auth::SCHEME
-        } else {
-            "Bearer"
-        };
-        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(scheme));
-    }
     response
 }
 
@@ -257,9 +237,7 @@ async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
 }
 
 async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Problem> {
-    let bytes = read(body, limit).await?;
-    serde_json::from_slice(&bytes)
-        .map_err(|_| Problem::body("The body is not the JSON that this address takes."))
+    api::read(&read(body, limit).await?)
 }
 
 fn asset_type(path: &str) -> &'static str {
@@ -313,9 +291,7 @@ impl Edge {
             match head.verdict(directives) {
                 Verdict::Ready => break view,
                 Verdict::Absurd => {
-                    return Err(Problem::directive(
-                        "the playlist is nowhere near that segment or part",
-                    ));
+                    return Err(Problem::absurd_directive());
                 }
                 Verdict::Wait if view.closing => return Err(Problem::unavailable()),
                 Verdict::Wait => match timeout_at(deadline, feed.changed()).await {
@@ -498,7 +474,9 @@ impl Edge {
                 Ok(Answer::text(&text, Caching::Live, DASH_TYPE, coding))
             }
             Route::Segment(address, msn) => self.segment(address, *msn).await,
-            Route::Streams => Answer::json(&serde_json::json!({ "streams": self.summaries() })),
+            Route::Streams => Answer::json(&StreamList {
+                streams: self.summaries(),
+            }),
             Route::Stream(stream) => match self.knows(stream) {
                 true => Answer::json(&self.summary(stream)),
                 false => Err(Problem::no_stream()),
@@ -519,7 +497,7 @@ impl Edge {
                         "text/plain; charset=utf-8",
                         iso8601(now),
                     )),
-                    false => Answer::json(&serde_json::json!({ "unix_ms": now })),
+                    false => Answer::json(&Time { unix_ms: now }),
                 }
             }
             Route::Studio(stream) => {
@@ -692,11 +670,7 @@ impl Edge {
                 Ok(Answer::empty(StatusCode::CREATED))
             }
             Route::PutStream(name) => {
-                let entry: StreamEntry = read_json(body, MAX_QUESTION_BYTES).await?;
-                if entry.name != *name {
-                    let problem = Problem::body("The body names another stream than the address.");
-                    return Err(problem);
-                }
+                let entry = api::read_entry(name, &read(body, MAX_QUESTION_BYTES).await?)?;
                 // A file is written: not on the runtime's own threads.
                 let edge = self.clone();
                 let put = tokio::task::spawn_blocking(move || edge.put_stream(entry)).await;
