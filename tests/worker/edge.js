@@ -41,7 +41,18 @@ export async function newState() {
 
 /** The Worker on a free port. `vars` are the variables and secrets it sees. */
 export async function startEdge({ state, vars = {}, port }) {
-  port ??= await freePort();
+  if (port !== undefined) return startOn(port, state, vars);
+  for (let tries = 1; ; tries++) {
+    try {
+      return await startOn(await freePort(), state, vars);
+    } catch (error) {
+      // wrangler takes seconds until it listens: somebody else may have the port by then.
+      if (tries === 5 || !error.message.includes("Address already in use")) throw error;
+    }
+  }
+}
+
+async function startOn(port, state, vars) {
   const args = ["dev", "--ip", "127.0.0.1", "--port", String(port), "--inspector-port", "0", "--persist-to", state.path, "--show-interactive-dev-session=false"];
   for (const [name, value] of Object.entries(vars)) args.push("--var", `${name}:${value}`);
   // Its own process group, so that workerd and wrangler end together.
