@@ -115,6 +115,14 @@ player_build() {
   )
 }
 
+# What drives the browsers of the end-to-end tests and of the bench.
+e2e_install() {
+  (
+    cd "$root/tests/e2e"
+    fresh node_modules/.ghost-live-installed package.json package-lock.json -- npm ci --no-audit --no-fund --ignore-scripts --loglevel=error
+  )
+}
+
 # How long a first build takes was measured at 13 core-minutes for the whole workspace.
 first_build_estimate() {
   local cores
