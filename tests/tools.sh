@@ -26,6 +26,24 @@ python_tools() {
   printf '%s' "$*" >"$tools/venv/requirements"
 }
 
+# unpacked FOLDER PACKAGE...: the files of Debian packages in $tools/FOLDER. What would start a service where it is installed is not
+# installed.
+unpacked() {
+  local folder=$tools/$1 packages=${*:2} name
+  [ "$(cat "$folder/packages" 2>/dev/null)" = "$packages" ] && return
+  say "Unpacking $packages into $folder"
+  rm -rf "$folder"
+  mkdir -p "$folder/deb"
+  as_root apt-get update -qq
+  (
+    cd "$folder/deb"
+    apt-get download -qq -o APT::Sandbox::User=root "${@:2}"
+  )
+  for name in "$folder"/deb/*.deb; do dpkg -x "$name" "$folder"; done
+  rm -rf "$folder/deb"
+  printf '%s' "$packages" >"$folder/packages"
+}
+
 # One installation at a time: a second ./test waits and then finds everything there.
 exec {tools_lock}>"$tools/.lock"
 flock "$tools_lock"
@@ -37,6 +55,9 @@ packages "the encoder that most streamers have, with a screen and OpenGL by the 
 packages "an ACME server" pebble
 packages "the browsers of the end-to-end tests" chromium firefox-esr
 packages "to build the tools from crates.io" curl ca-certificates build-essential pkg-config cmake
+
+# The reverse proxies that infra/proxy has samples for.
+unpacked proxies nginx libnginx-mod-stream caddy
 
 # The test runner, and the check of licences and sources.
 command -v cargo-nextest >/dev/null || cargo_tool cargo-nextest cargo-nextest 0.9.143

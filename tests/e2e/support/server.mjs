@@ -33,14 +33,14 @@ export async function until(what, check, seconds = 20) {
   }
 }
 
-/** `ghost-live up` with the given TOML after the ports. */
-export async function startServer({ config = '', args = [], data, ports } = {}) {
+/** `ghost-live up` with the given TOML after the ports; `ingest` is more of that section. */
+export async function startServer({ config = '', ingest = '', args = [], data, ports } = {}) {
   const folder = data ?? (await mkdtemp(join(tmpdir(), 'ghost-live-')));
   const port = ports ?? { web: await freePort(), rtmp: await freePort(), rtmps: await freePort() };
   const file = join(folder, 'ghost-live.toml');
   const listen = [
     `[web]\nlisten = "127.0.0.1:${port.web}"`,
-    `[ingest]\nrtmp = "127.0.0.1:${port.rtmp}"\nrtmps = "127.0.0.1:${port.rtmps}"`,
+    `[ingest]\nrtmp = "127.0.0.1:${port.rtmp}"\nrtmps = "127.0.0.1:${port.rtmps}"\n${ingest}`,
   ].join('\n');
   await writeFile(file, `${listen}\n${config}`);
   const child = spawn(BINARY, ['up', '--config', file, '--data', folder, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
