@@ -144,7 +144,7 @@ impl Tls {
         }
     }
 
-    /// Whether encoders and browsers accept the certificate.
+    /// Whether encoders and browsers accept the certificate, once there is one.
     pub(crate) fn is_trusted(&self) -> bool {
         !matches!(self.certificate(), Ok(Certificate::SelfSigned) | Err(_))
     }

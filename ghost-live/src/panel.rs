@@ -112,7 +112,7 @@ impl Panel<'_> {
             );
             line(
                 "",
-                "Name a certificate or a domain under [tls] in ghost-live.toml.",
+                "Name a certificate or a domain under [tls] in ghost-live.toml; of a domain the log says when its certificate is there.",
                 "",
             );
         }

@@ -86,8 +86,18 @@ pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
     };
     if let Some(issuer) = identity.issuer.take() {
         let stop = stop_web.clone();
+        let offered = match parts {
+            Parts::Edge => None,
+            _ => rtmps(&config, true),
+        };
+        let say = move || {
+            if let Some((address, host)) = offered {
+                let port = address.port();
+                tracing::info!("encoders can now use rtmps://{host}:{port}/live as well");
+            }
+        };
         running.spawn(async move {
-            stop.run_until_cancelled(issuer.run()).await;
+            stop.run_until_cancelled(issuer.run(say)).await;
             Ok(())
         });
     }
@@ -173,7 +183,7 @@ fn make_data_folder(folder: &Path) -> anyhow::Result<()> {
 /// The certificates of RTMPS and HTTPS.
 struct Identity {
     certificates: Certificates,
-    /// Whether somebody vouches for them.
+    /// Whether somebody vouches for the one that is served now.
     trusted: bool,
     /// Orders and renews them, once there is a web server for the certificate authority to ask.
     issuer: Option<Issuer>,
@@ -211,7 +221,10 @@ fn identity(
     };
     Ok(Identity {
         certificates,
-        trusted: config.tls.is_trusted(),
+        trusted: match &issuer {
+            Some(issuer) => issuer.is_issued(),
+            None => config.tls.is_trusted(),
+        },
         issuer,
     })
 }
@@ -276,8 +289,9 @@ async fn start_edge(
         Some(address) => Some(listen(address, "web.listen").await?),
         None => None,
     };
-    // HTTPS only with a certificate that browsers accept; nobody clicks through a warning to watch.
-    let encrypted = match config.web.tls_listen.0.filter(|_| identity.trusted) {
+    // HTTPS only with a certificate that browsers accept; nobody clicks through a warning to watch. One that is still to be issued by ACME
+    // may be asked for here.
+    let encrypted = match config.web.tls_listen.0.filter(|_| config.tls.is_trusted()) {
         Some(address) => Some(listen(address, "web.tls_listen").await?),
         None => None,
     };

@@ -21,6 +21,7 @@ struct Place {
     folder: tempfile::TempDir,
     web: SocketAddr,
     tls: SocketAddr,
+    rtmps: SocketAddr,
 }
 
 fn free_ports<const N: usize>() -> [SocketAddr; N] {
@@ -37,6 +38,7 @@ impl Place {
             folder: tempfile::tempdir().unwrap(),
             web,
             tls,
+            rtmps,
         };
         let text = format!(
             "[web]\nlisten = \"{web}\"\ntls_listen = \"{tls}\"\n[ingest]\nrtmp = \"{rtmp}\"\nrtmps = \"{rtmps}\"\n\
@@ -282,16 +284,27 @@ fn issued_by(challenge: &str) {
     until("pebble", || TcpStream::connect(directory).is_ok());
 
     let server = place.up();
-    let log = place.log();
-    assert!(log.contains("rtmps://localhost:"), "{log}");
+    let offer = format!("rtmps://localhost:{}/live", place.rtmps.port());
+    // The log's own lines stand around it.
+    let panel = |log: String| {
+        let lines = log.lines().filter(|line| !line.contains("INFO"));
+        lines.collect::<Vec<_>>().join("\n")
+    };
+    let first = panel(place.log());
+    assert!(first.contains("once the certificate is trusted"), "{first}");
+    assert!(!first.contains(&offer), "{first}");
     let issued = place.data().join("acme-localhost.crt");
     until("the certificate", || {
         let log = place.log();
         assert!(!log.contains("no new certificate"), "{log}");
-        issued.exists() && log.contains("certificate issued")
+        issued.exists() && log.contains("certificate issued") && log.contains(&offer)
     });
     assert_eq!(mode(&place.data().join("acme-localhost.key")), 0o600);
     assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+    let again = place.up();
+    let second = panel(place.log());
+    assert!(second.contains(&offer), "{second}");
+    assert_eq!(again.terminate().code(), Some(0), "{}", place.log());
 }
 
 #[test]

@@ -200,12 +200,25 @@ impl Issuer {
         self.http01.clone()
     }
 
-    /// Orders and renews for as long as it is polled.
-    pub async fn run(self) {
+    /// Whether there is a certificate of the authority for these domains that holds now.
+    pub fn is_issued(&self) -> bool {
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.stored()
+            .is_ok_and(|(_, validity)| validity.to > now && validity.from <= now)
+    }
+
+    /// Orders and renews for as long as it is polled. `issued` is called when the first certificate is there.
+    pub async fn run(self, issued: impl FnOnce()) {
         let mut retry = RETRY.0;
+        let mut issued = Some(issued).filter(|_| !self.is_issued());
         loop {
             let wait = match self.ensure().await {
                 Ok(wait) => {
+                    if let Some(issued) = issued.take() {
+                        issued();
+                    }
                     retry = RETRY.0;
                     wait
                 }
