@@ -25,6 +25,9 @@ pub(super) enum PipelineError {
     /// What came cannot be packaged.
     #[error(transparent)]
     Package(#[from] PackageError),
+    /// The decoder shows nothing, and what came is held back no longer.
+    #[error("no picture could be decoded of what the encoder sends")]
+    Undecodable,
     /// What came cannot be published.
     #[error(transparent)]
     Publish(#[from] PublishError),
@@ -50,6 +53,12 @@ enum SourceTrack {
     /// Another track's objects.
     Aliased,
 }
+
+/// Chunks of source and sound that wait for the first decoded picture: over a minute of them, against a second that it takes.
+const MOST_EARLY: usize = 512;
+
+/// Bytes of them.
+const MOST_EARLY_BYTES: usize = 64 << 20;
 
 /// A track being packaged.
 #[derive(Debug)]
@@ -114,6 +123,7 @@ pub(super) struct Pipeline {
     resumed_tracks: Option<Vec<TrackName>>,
     /// Chunks of source and sound from before all tracks were announced.
     early: Option<Vec<(TrackName, Chunk)>>,
+    early_bytes: usize,
     /// The configuration that holds from the next boundary on.
     next_config: Option<VideoConfig>,
     /// Forced cuts whose frames are still to be decoded, oldest first.
@@ -155,6 +165,7 @@ impl Pipeline {
             first_msn: plan.first_msn,
             resumed_tracks: plan.resumed_tracks,
             early: Some(Vec::new()),
+            early_bytes: 0,
             next_config: None,
             forced: VecDeque::new(),
         })
@@ -206,6 +217,17 @@ impl Pipeline {
                 }
                 self.transcode(&packet, None);
             }
+        }
+        if let Some((forced, pts)) = self.cutter.overdue() {
+            tracing::warn!(
+                msn = forced.msn,
+                "the decoder shows no picture any more: a segment is passed without it"
+            );
+            self.resolved(Boundary {
+                msn: forced.msn,
+                pts,
+                discontinuity: false,
+            })?;
         }
         self.let_go_of_sound()
     }
@@ -353,12 +375,15 @@ impl Pipeline {
 
     /// A forced boundary has found its frame.
     fn resolved(&mut self, boundary: Boundary) -> Result<(), PipelineError> {
+        let is_it = |forced: &ForcedCut| forced.msn == boundary.msn;
+        let Some(forced) = self.forced.iter().position(is_it) else {
+            // It was passed without the decoder, which comes too late.
+            return Ok(());
+        };
         let mut boundary = boundary;
-        while let Some(forced) = self.forced.pop_front() {
-            if forced.msn == boundary.msn {
-                boundary.discontinuity |= self.cutter.resolve(forced, boundary.pts).discontinuity;
-                break;
-            }
+        for forced in self.forced.drain(..=forced) {
+            boundary.discontinuity |=
+                is_it(&forced) && self.cutter.resolve(forced, boundary.pts).discontinuity;
         }
         self.begin(boundary)?;
         if let SourceTrack::Ending { from_msn, encode } = self.source_track
@@ -540,7 +565,15 @@ impl Pipeline {
     fn give(&mut self, name: &TrackName, chunks: Vec<Chunk>) -> Result<(), PipelineError> {
         for chunk in chunks {
             match &mut self.early {
-                Some(early) => early.push((name.clone(), chunk)),
+                Some(early) => {
+                    if let Chunk::Part(part) = &chunk {
+                        self.early_bytes += part.data.len();
+                    }
+                    early.push((name.clone(), chunk));
+                    if early.len() > MOST_EARLY || self.early_bytes > MOST_EARLY_BYTES {
+                        return Err(PipelineError::Undecodable);
+                    }
+                }
                 None => self.sink_chunk(name, chunk)?,
             }
         }

@@ -98,7 +98,7 @@ async fn broadcast(
     let opened = tokio::select! {
         biased;
         () = shutdown.cancelled() => None,
-        opened = open(&mut repair, &mut publisher, known, timeline.anchor_at) => opened,
+        opened = open(&mut repair, &mut publisher, known, timeline.anchor_at, environment.started) => opened,
     };
     let Some((opened, first)) = opened else {
         tracing::warn!(peer = %publisher.peer, "the encoder ended, or showed no picture for 15 s: no broadcast");
@@ -212,12 +212,14 @@ impl Timeline {
     }
 }
 
-/// Feeds the publisher's first events until the broadcast can open; `None` when the publisher ends before, or shows no picture.
+/// Feeds the publisher's first events, and time, until the broadcast can open; `None` when the publisher ends before, or shows no picture.
+/// `now` and [`Received::at`] count from `started`.
 async fn open(
     repair: &mut Repair,
     publisher: &mut Publisher,
     known: Option<Opened>,
     now: Duration,
+    started: Instant,
 ) -> Option<(Opened, Vec<Repaired>)> {
     let known = known.into_iter().flat_map(|known| {
         let audio = known.audio.map(IngestEvent::AudioConfig);
@@ -232,12 +234,16 @@ async fn open(
     }
     let deadline = time::sleep(NO_VIDEO);
     tokio::pin!(deadline);
+    let mut tick = time::interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let received = tokio::select! {
+        let repaired = tokio::select! {
             () = &mut deadline => return None,
-            received = publisher.events.recv() => received?,
+            received = publisher.events.recv() => repair.push(received?),
+            // An encoder that pauses right behind its first key frame is on air all the same.
+            _ = tick.tick() => repair.tick(started.elapsed()),
         };
-        let mut repaired = repair.push(received).into_iter();
+        let mut repaired = repaired.into_iter();
         match repaired.next() {
             Some(Repaired::Opened(opened)) => return Some((opened, repaired.collect())),
             // Nothing comes before `Opened`.
@@ -497,5 +503,60 @@ async fn next(publisher: &mut Option<Publisher>) -> Option<Received> {
     match publisher {
         Some(publisher) => publisher.events.recv().await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::{
+        codec::avc,
+        ingest::{Protocol, queue},
+        media::VideoConfig,
+    };
+
+    #[tokio::test]
+    async fn a_broadcast_opens_by_time_alone_once_there_is_a_picture() {
+        let started = Instant::now();
+        let mut repair = Repair::new(repair::Options {
+            anchor_at: Duration::ZERO,
+            anchor_media: Duration::ZERO,
+            audio_rate: None,
+        });
+        let (mut sender, events) = queue::channel(queue::Limit::default());
+        let mut publisher = Publisher {
+            stream: "main".parse().unwrap(),
+            peer: "127.0.0.1:1".parse().unwrap(),
+            protocol: Protocol::Rtmp,
+            events,
+            cut: CancellationToken::new(),
+        };
+        let sets = "6764002aacd940780227e5c05a808080a0000007d20001d4c11e30632c";
+        let sps = data_encoding::HEXLOWER.decode(sets.as_bytes()).unwrap();
+        let stream = [&[0, 0, 1][..], &sps, &[0, 0, 1, 0x68, 0xeb, 0xe3]].concat();
+        let sets = avc::ParameterSets::from_annex_b(&stream).unwrap();
+        for event in [
+            IngestEvent::VideoConfig(VideoConfig {
+                avcc: sets.record().unwrap(),
+            }),
+            IngestEvent::Video {
+                timestamp_ms: 0,
+                composition_offset_ms: 0,
+                idr: true,
+                data: Bytes::from_static(&[0, 0, 0, 1, 0x65]),
+            },
+        ] {
+            let at = started.elapsed();
+            sender.send(Received { at, event }).unwrap();
+        }
+        // The encoder is connected and sends nothing more.
+        let opened = open(&mut repair, &mut publisher, None, Duration::ZERO, started);
+        let (opened, first) = time::timeout(NO_VIDEO / 2, opened).await.unwrap().unwrap();
+        assert_eq!(opened.audio, None);
+        assert!(matches!(first[0], Repaired::Video(_)), "{first:?}");
+        drop(sender);
     }
 }

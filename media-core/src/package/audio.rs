@@ -116,10 +116,20 @@ impl AudioPackager {
         out
     }
 
-    /// A segment begins at this boundary, in order.
+    /// A segment begins at this boundary. One that was forced may be told after the next one; frames past it are held back until then
+    /// ([`AudioPackager::video_frontier`]). One that comes even later is passed over: its number has become a gap.
     pub fn boundary(&mut self, boundary: Boundary) -> Vec<Chunk> {
         let mut out = Vec::new();
-        self.boundaries.push_back(boundary);
+        if self
+            .current
+            .is_some_and(|current| boundary.msn <= current.msn)
+        {
+            return out;
+        }
+        let place = self
+            .boundaries
+            .partition_point(|earlier| earlier.msn < boundary.msn);
+        self.boundaries.insert(place, boundary);
         while self.boundaries.len() > MOST_BOUNDARIES {
             self.enter_next(&mut out);
         }
@@ -205,6 +215,15 @@ impl AudioPackager {
         match self.waiting.take() {
             Some(packet) => self.add(packet, true, out),
             None => self.gap_until(Some(next), out),
+        }
+        if let Some(current) = self.current {
+            // Never told, or too late.
+            let start = rescale(next.pts, VIDEO_TIMESCALE, self.sample_rate);
+            out.extend((current.msn + 1..next.msn).map(|msn| Chunk::Gap {
+                msn,
+                start,
+                duration: 1,
+            }));
         }
         self.current = Some(next);
     }

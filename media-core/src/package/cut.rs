@@ -24,6 +24,9 @@ pub const FORCE_AFTER: Duration = Duration::from_millis(4_400);
 /// No segment is longer.
 pub const MAX_SEGMENT: Duration = Duration::from_millis(4_490);
 
+/// A forced cut whose frame the decoder has not shown so much later is passed without it. Longer than packets wait to be decoded.
+pub const RESOLVE_WITHIN: Duration = Duration::from_secs(10);
+
 const MIN_TICKS: i64 = ticks(MIN_SEGMENT);
 const FORCE_TICKS: i64 = ticks(FORCE_AFTER);
 /// [`MAX_SEGMENT`] in ticks.
@@ -88,8 +91,9 @@ struct Running {
     max_pts: i64,
     /// A forced cut that was not resolved yet.
     unresolved: Option<ForcedCut>,
-    /// An IDR has begun a segment since [`Running::unresolved`] was decided (the decoder is far behind, or a discontinuity came).
-    superseded: bool,
+    /// PTS of the first IDR that has begun a segment since [`Running::unresolved`] was decided (the decoder is far behind, or a
+    /// discontinuity came).
+    superseded: Option<i64>,
     /// Distances between the latest successive maxima divided by the packets between them: what a frame lasts here.
     recent: VecDeque<i64>,
     /// Packets since `max_pts`.
@@ -154,7 +158,7 @@ impl Cutter {
         let elapsed = pts.saturating_sub(running.start);
         if idr && (self.discontinuity || elapsed >= MIN_TICKS - tolerance(self.frame)) {
             running.start = pts;
-            running.superseded = true;
+            running.superseded.get_or_insert(pts);
             return Cut::AtIdr(self.boundary(pts, elapsed > MAX_TICKS));
         }
         let frame = self.frame.unwrap_or_else(|| running.longest_recent());
@@ -166,7 +170,7 @@ impl Cutter {
                 start: running.start,
             };
             running.unresolved = Some(forced);
-            running.superseded = false;
+            running.superseded = None;
             running.start = previous_max.saturating_add(frame).min(pts);
             self.next_msn += 1;
             self.discontinuity = false;
@@ -177,13 +181,13 @@ impl Cutter {
 
     /// The decoder's output has shown the first frame presented after [`ForcedCut::after_pts`]: the boundary lies there. To be called
     /// once for each [`Cut::Forced`]: no other cut is forced and no sound goes on ([`Cutter::frontier`]) until then. Where the decoder
-    /// fails, the PTS of the next IDR does.
+    /// fails, the PTS of the next IDR does ([`Cutter::overdue`]).
     pub fn resolve(&mut self, forced: ForcedCut, first_pts: i64) -> Boundary {
         if let Some(running) = &mut self.running
             && running.unresolved == Some(forced)
         {
             running.unresolved = None;
-            if !running.superseded {
+            if running.superseded.is_none() {
                 running.start = first_pts;
             }
         }
@@ -193,6 +197,15 @@ impl Cutter {
             discontinuity: forced.discontinuity
                 || first_pts.saturating_sub(forced.start) > MAX_TICKS,
         }
+    }
+
+    /// The forced cut that the decoder should long have shown the first frame of ([`RESOLVE_WITHIN`]), and the PTS of the IDR that began
+    /// the segment after it: what is left to resolve it with. `None` while there is none, or no such IDR yet.
+    pub fn overdue(&self) -> Option<(ForcedCut, i64)> {
+        let running = self.running.as_ref()?;
+        let (forced, idr) = (running.unresolved?, running.superseded?);
+        let waited = running.max_pts.saturating_sub(forced.after_pts);
+        (waited > ticks(RESOLVE_WITHIN)).then_some((forced, idr))
     }
 
     fn boundary(&mut self, pts: i64, gap: bool) -> Boundary {
@@ -217,7 +230,7 @@ impl Running {
             start: pts,
             max_pts: pts,
             unresolved: None,
-            superseded: false,
+            superseded: None,
             recent: VecDeque::with_capacity(RECENT_FRAMES),
             since_max: 0,
         }

@@ -360,3 +360,46 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_forced_cut_that_the_decoder_never_resolves_is_passed_with_the_idr_after_it() {
+    let mut cutter = Cutter::new(0, Some(rate(30, 1)), false);
+    let forced = (0..)
+        .find_map(|k| match cutter.decide(k * 3_000, k == 0) {
+            Cut::Forced(forced) => Some(forced),
+            _ => None,
+        })
+        .unwrap();
+    assert_eq!(forced.msn, 1);
+    // No IDR: there is nothing to pass it with, however long it takes.
+    for k in 133..600 {
+        assert_eq!(cutter.decide(k * 3_000, false), Cut::Continue);
+        assert_eq!(cutter.overdue(), None);
+    }
+    assert!(matches!(
+        cutter.decide(600 * 3_000, true),
+        Cut::AtIdr(Boundary { msn: 2, .. })
+    ));
+    assert_eq!(cutter.frontier(), Some(forced.after_pts));
+    assert_eq!(cutter.overdue(), Some((forced, 600 * 3_000)));
+    let boundary = cutter.resolve(forced, 600 * 3_000);
+    assert_eq!((boundary.msn, boundary.discontinuity), (1, true));
+    assert_eq!(cutter.overdue(), None);
+    assert_eq!(cutter.frontier(), Some(600 * 3_000));
+    // And the next cut can be forced again.
+    assert!((601..760).any(|k| matches!(cutter.decide(k * 3_000, false), Cut::Forced(_))));
+}
+
+#[test]
+fn a_forced_cut_is_left_to_a_decoder_that_is_only_behind() {
+    let mut cutter = Cutter::new(0, Some(rate(30, 1)), false);
+    // Forced at 4.4 s, IDRs from 8 s on: 14 s is within the time that it has.
+    for k in 0..=420 {
+        cutter.decide(k * 3_000, k == 0 || k >= 240 && k % 60 == 0);
+        assert_eq!(cutter.overdue(), None, "frame {k}");
+    }
+    assert!((421..460).any(|k| {
+        cutter.decide(k * 3_000, false);
+        cutter.overdue().is_some_and(|(_, idr)| idr == 240 * 3_000)
+    }));
+}
