@@ -16,6 +16,13 @@ const MOST_TICKS: i64 = 6 * VIDEO_TIMESCALE as i64;
 /// Packets that may wait: bounds a source whose times do not advance.
 const MOST_PACKETS: usize = 2_000;
 
+/// Bytes of packets that may wait: six seconds of 80 Mbit/s, over what ingest lets in.
+const MOST_BYTES: usize = 64 << 20;
+
+/// Everything but packets that may wait. A decoder that works takes them with the packets; one that took nothing for hours of segments is
+/// given up: the queue closes, and the rungs end where they are.
+const MOST_COMMANDS: usize = 8_192;
+
 /// A pause between two packets counts for this much at most, so that an encoder that was away does not look like one that is not kept up with.
 const LONGEST_STEP: i64 = VIDEO_TIMESCALE as i64 / 2;
 
@@ -51,6 +58,7 @@ struct State {
     /// With the ticks that each packet stands for.
     items: VecDeque<(Input, i64)>,
     packets: usize,
+    bytes: usize,
     ticks: i64,
     newest_dts: Option<i64>,
     /// Packets are dropped until an IDR comes.
@@ -85,16 +93,23 @@ impl Queue {
         state.total.0 += packet.data.len() as u64;
         state.total.1 += step;
         if let Some(boundary) = boundary {
-            state.items.push_back((Input::At(boundary), 0));
+            state.command(Input::At(boundary));
+        }
+        if state.closed {
+            return;
         }
         if state.awaits_idr && !packet.idr {
             state.count_dropped(1);
         } else {
             state.awaits_idr = false;
-            state.items.push_back((Input::Packet(packet), step));
             state.packets += 1;
+            state.bytes += packet.data.len();
             state.ticks += step;
-            if state.ticks > MOST_TICKS || state.packets > MOST_PACKETS {
+            state.items.push_back((Input::Packet(packet), step));
+            let full = state.ticks > MOST_TICKS
+                || state.packets > MOST_PACKETS
+                || state.bytes > MOST_BYTES;
+            if full {
                 state.drop_to_idr();
             }
         }
@@ -104,7 +119,7 @@ impl Queue {
 
     /// Adds anything but a packet.
     pub(super) fn command(&self, input: Input) {
-        self.lock().items.push_back((input, 0));
+        self.lock().command(input);
         self.filled.notify_one();
     }
 
@@ -113,9 +128,8 @@ impl Queue {
         let mut state = self.lock();
         loop {
             if let Some((input, ticks)) = state.items.pop_front() {
-                if matches!(input, Input::Packet(_)) {
-                    state.packets -= 1;
-                    state.ticks -= ticks;
+                if let Input::Packet(packet) = &input {
+                    state.taken(packet, ticks);
                 }
                 let lag = media(state.ticks);
                 let room = state.ticks <= ROOM_TICKS;
@@ -140,9 +154,7 @@ impl Queue {
         let mut state = self.lock();
         state.closed = true;
         if discard {
-            state.items.clear();
-            state.packets = 0;
-            state.ticks = 0;
+            state.discard();
         }
         drop(state);
         self.filled.notify_all();
@@ -178,9 +190,36 @@ fn media(ticks: i64) -> Duration {
 }
 
 impl State {
+    fn command(&mut self, input: Input) {
+        if self.closed {
+            return;
+        }
+        self.items.push_back((input, 0));
+        if self.items.len().saturating_sub(self.packets) > MOST_COMMANDS {
+            tracing::error!("the decoder has stopped working: it is given up");
+            self.closed = true;
+            self.discard();
+        }
+    }
+
+    fn discard(&mut self) {
+        self.items.clear();
+        self.packets = 0;
+        self.bytes = 0;
+        self.ticks = 0;
+    }
+
+    /// A packet has left the queue.
+    fn taken(&mut self, packet: &VideoPacket, ticks: i64) {
+        self.packets -= 1;
+        self.bytes -= packet.data.len();
+        self.ticks -= ticks;
+    }
+
     fn count_dropped(&mut self, count: usize) {
         match self.items.back_mut() {
             Some((Input::Dropped(dropped), _)) => *dropped += count,
+            // Two of them never stand side by side, so there are no more than commands.
             _ => self.items.push_back((Input::Dropped(count), 0)),
         }
     }
@@ -203,14 +242,15 @@ impl State {
         let items = std::mem::take(&mut self.items);
         let mut marked = false;
         for (index, (input, ticks)) in items.into_iter().enumerate() {
-            if matches!(input, Input::Packet(_)) && keep.is_none_or(|keep| index < keep) {
+            if let Input::Packet(packet) = &input
+                && keep.is_none_or(|keep| index < keep)
+            {
                 dropped += 1;
-                self.packets -= 1;
-                self.ticks -= ticks;
+                self.taken(packet, ticks);
                 continue;
             }
             if keep == Some(index) {
-                self.items.push_back((Input::Dropped(dropped), 0));
+                self.count_dropped(dropped);
                 marked = true;
             }
             self.items.push_back((input, ticks));
@@ -316,6 +356,36 @@ mod tests {
             queue.push(packet(0, false), None);
         }
         assert!(drain(&queue).len() <= MOST_PACKETS + 2);
+    }
+
+    #[test]
+    fn a_consumer_that_is_stuck_holds_bounded_memory() {
+        let queue = Queue::default();
+        let big = Bytes::from(vec![0; 1 << 20]);
+        for n in 0..50_000_i64 {
+            // Big frames close behind each other, and whatever a source can make of commands with them.
+            let frame = VideoPacket {
+                pts: n,
+                dts: n,
+                idr: n % 3 == 0,
+                data: big.clone(),
+            };
+            let boundary = frame.idr.then_some(Boundary {
+                msn: n as u64,
+                pts: n,
+                discontinuity: true,
+            });
+            queue.push(frame, boundary);
+            if n % 100 == 0 {
+                queue.command(Input::Drain);
+            }
+            let state = queue.lock();
+            assert!(state.bytes <= MOST_BYTES && state.packets <= MOST_PACKETS);
+            assert!(state.items.len() <= MOST_PACKETS + MOST_COMMANDS);
+        }
+        // Given up: nothing is left, and nothing more is taken.
+        assert_eq!(queue.lock().items.len(), 0);
+        assert!(queue.pop().is_none());
     }
 
     #[test]
