@@ -173,6 +173,38 @@ mod tests {
         );
     }
 
+    /// What the packager announces of a publisher's sound: codecs, sample rate, channels; and whether its frames are passed untouched.
+    fn announced(asc: &[u8]) -> (String, u32, u32, bool) {
+        let config = crate::codec::aac::audio_config(asc).unwrap();
+        let sound = Sound::new(Some(&config), config.sample_rate, 128_000).unwrap();
+        let track = crate::package::AudioPackager::new(&sound.asc()).unwrap();
+        let passes = matches!(sound.input, Input::Passes);
+        assert_eq!(passes, sound.asc() == asc);
+        (
+            track.codecs().to_owned(),
+            track.sample_rate(),
+            track.channels(),
+            passes,
+        )
+    }
+
+    #[test]
+    fn he_aac_is_announced_as_the_aac_lc_that_it_is_encoded_to() {
+        for signalled in [
+            &[0x2b, 0x11, 0x88, 0x00][..],
+            &[0xeb, 0x09, 0x88, 0x00],
+            &[0x13, 0x10, 0x56, 0xe5, 0x98],
+            &[0x13, 0x08, 0x56, 0xe5, 0x9d, 0x48, 0x80],
+        ] {
+            let encoded = ("mp4a.40.2".to_owned(), 48_000, 2, false);
+            assert_eq!(announced(signalled), encoded, "{signalled:02x?}");
+        }
+        // Nothing says that there may be SBR in the frames: they are AAC-LC of 24 kHz, which every player hears, and pass as that.
+        let untouched = |rate| ("mp4a.40.2".to_owned(), rate, 2, true);
+        assert_eq!(announced(&[0x13, 0x10]), untouched(24_000));
+        assert_eq!(announced(&[0x11, 0x90]), untouched(48_000));
+    }
+
     #[test]
     fn another_format_is_encoded_to_the_track_s_without_holes_or_overlaps() {
         let track = transcode::audio_config(48_000, 2).unwrap();

@@ -451,6 +451,40 @@ mod tests {
     }
 
     #[test]
+    fn he_aac_is_decoded_at_the_rate_that_is_played_by_each_signalling() {
+        // FFmpeg has no HE-AAC encoder, so the cores are of AAC-LC and carry no high band: lawful frames, which a decoder that was told of SBR
+        // doubles to 48 kHz, and of parametric stereo to two channels.
+        for (asc, core_channels) in [
+            // Before the core: HE-AAC, and its version 2.
+            (&[0x2b, 0x11, 0x88, 0x00][..], 2),
+            (&[0xeb, 0x09, 0x88, 0x00], 1),
+            // Behind it.
+            (&[0x13, 0x10, 0x56, 0xe5, 0x98], 2),
+            (&[0x13, 0x08, 0x56, 0xe5, 0x9d, 0x48, 0x80], 1),
+        ] {
+            let input = crate::codec::aac::audio_config(asc).unwrap();
+            assert_eq!((input.sample_rate, input.channels), (48_000, 2));
+            assert!(!input.is_lc);
+            let (_, packets) = tone(24_000, core_channels, 50);
+            let transcoder = AudioTranscoder::new(&input, 48_000, 2, 128_000, 0).unwrap();
+            let config = transcoder.config().clone();
+            assert!(config.is_lc, "{asc:02x?}");
+            let out = transcode(transcoder, &at_rate(&packets, 24_000, 48_000, 0));
+            assert_contiguous(&out);
+            // Each frame lasts twice as long as one of AAC-LC at 48 kHz.
+            let length = (out.len() * FRAME) as f64 / 48_000.0;
+            assert!((length - 50.0 * 2_048.0 / 48_000.0).abs() < 0.06);
+            let data: Vec<Bytes> = out.iter().map(|packet| packet.data.clone()).collect();
+            let loud = loudness(&config, &data);
+            let middle = &loud[10..loud.len() - 8];
+            assert!(
+                middle.iter().all(|loud| (0.3..0.4).contains(loud)),
+                "{asc:02x?}: {middle:?}"
+            );
+        }
+    }
+
+    #[test]
     fn a_short_gap_is_filled_and_a_long_one_keeps_the_grid() {
         let (input, packets) = tone(48_000, 2, 60);
         let moved = |n: usize, by: i64| AudioPacket {
