@@ -12,7 +12,7 @@
 //! - A source faster than a rung's frame rate is thinned evenly; the frame that begins a segment always stays, and the grid starts anew there.
 //! - The ingest never waits. What waits is bounded: eight decoded frames a rung, six seconds of packets before the decoder. Encoders that fall behind and do
 //!   not catch up cost the costliest rung ([`Transcoder::sheds_at`]); a decoder that cannot keep up drops to the next IDR.
-//! - Interlaced sources are not deinterlaced.
+//! - Interlaced sources are not deinterlaced; a log line says so.
 
 mod audio;
 mod av;
@@ -22,6 +22,7 @@ mod cuts;
 mod decoder;
 mod encoder;
 mod ladder;
+mod machine;
 mod overload;
 mod pace;
 mod queue;
@@ -149,6 +150,8 @@ pub struct Stats {
     pub decode_errors: u64,
     /// Packets that were dropped because decoding could not keep up.
     pub dropped: u64,
+    /// Whether a frame was interlaced.
+    pub interlaced: bool,
 }
 
 /// Says [`Event::Drained`] when the last rung has let go of it.

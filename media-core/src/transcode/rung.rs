@@ -97,9 +97,10 @@ impl Rung {
             output,
         };
         let measured = Arc::clone(&cpu_ns);
+        let span = tracing::Span::current();
         thread::Builder::new()
             .name(plan.name.to_string())
-            .spawn(move || worker.run(&waiting, &measured))
+            .spawn(move || span.in_scope(|| worker.run(&waiting, &measured)))
             .map_err(|error| EncoderError::Open {
                 name: rendition.encoder,
                 reason: format!("no thread for it: {error}"),

@@ -319,6 +319,21 @@ fn a_forced_boundary_is_the_same_frame_in_every_rung_and_is_told_before_it() {
 }
 
 #[test]
+fn an_interlaced_source_is_noticed() {
+    let fields = ["-flags", "+ilme+ildct", "-x264-params", "tff=1"];
+    for (options, interlaced) in [(&fields[..], true), (&[], false)] {
+        let clip = Clip::make("320x240", "25", 1, options);
+        let (transcoder, events) = clip.start(&Config::default());
+        let listening = listen(events);
+        clip.push(&transcoder, 0);
+        let shared = std::sync::Arc::clone(&transcoder.shared);
+        transcoder.finish();
+        listening.join().unwrap();
+        assert_eq!(shared.stats().interlaced, interlaced, "{options:?}");
+    }
+}
+
+#[test]
 fn the_source_is_encoded_from_a_forced_boundary_on() {
     let clip = Clip::make(
         "640x480",

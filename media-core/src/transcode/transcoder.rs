@@ -2,8 +2,8 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -20,6 +20,7 @@ use super::{
     decoder::{Decoder, believable, picture},
     encoder::{Colour, Kind, probe, resolve},
     ladder::{self, Picture},
+    machine::Share,
     overload::Overload,
     pace::SourceRate,
     queue::{Input, Queue},
@@ -46,7 +47,9 @@ pub(super) struct Shared {
     decoded: AtomicU64,
     decode_errors: AtomicU64,
     dropped: AtomicU64,
+    interlaced: AtomicBool,
     load: Mutex<Load>,
+    share: Share,
 }
 
 /// What the threads have cost.
@@ -62,7 +65,12 @@ struct Load {
     pixels: f64,
     /// Pixels a second of the source.
     source_pixels: f64,
+    /// Cores of an encode of the source that was begun, until so many seconds of media were measured: by then it is in `all`.
+    promised: Option<(f64, f64)>,
 }
+
+/// What an encode costs shows in what was measured after so many seconds.
+const SETTLES_S: f64 = 5.0;
 
 /// A running transcoder. Nothing here waits (but [`Self::wait_for_room`]); dropping it drops what was not encoded yet.
 #[derive(Debug)]
@@ -105,9 +113,11 @@ impl Transcoder {
             overload: Overload::new(Duration::from_millis(u64::from(config.shed_after_ms))),
             started: Instant::now(),
         };
+        // Its lines name the broadcast that they are of.
+        let span = tracing::Span::current();
         thread::Builder::new()
             .name("decode".to_owned())
-            .spawn(move || worker.run())
+            .spawn(move || span.in_scope(|| worker.run()))
             .map_err(|error| Error::Thread(error.to_string()))?;
         let transcoder = Self {
             shared,
@@ -150,20 +160,24 @@ impl Transcoder {
         rungs
     }
 
-    /// Whether the machine has room for an encode of the source at its own size beside what runs, as far as it was measured.
+    /// Whether the machine has room for an encode of the source at its own size beside what runs in this process, of other broadcasts too, as far as it
+    /// was measured.
     pub fn affords_source(&self) -> bool {
-        let load = *self
-            .shared
-            .load
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let load = *self.shared.load();
         let cores = thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
-        load.affords_source(cores)
+        load.affords_source(cores - self.shared.share.others() / AFFORDABLE)
     }
 
     /// From segment `from_msn` on the source is encoded too, as the rung `v-source` at its own size, with its own bit rate or the configuration's where that
     /// is less. [`Event::Added`] comes before its first packet. Say so before the boundary itself.
     pub fn add_source(&self, from_msn: u64) {
+        let mut load = self.shared.load();
+        if let Some(more) = load.source_cores() {
+            // Others that ask before it can be measured have to count it too.
+            load.promised = Some((more, load.media + SETTLES_S));
+            self.shared.share.set(load.cores());
+        }
+        drop(load);
         let own = self
             .shared
             .queue
@@ -209,11 +223,16 @@ impl Transcoder {
 }
 
 impl Shared {
+    fn load(&self) -> MutexGuard<'_, Load> {
+        self.load.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     pub(super) fn stats(&self) -> Stats {
         Stats {
             decoded: self.decoded.load(Ordering::Relaxed),
             decode_errors: self.decode_errors.load(Ordering::Relaxed),
             dropped: self.dropped.load(Ordering::Relaxed),
+            interlaced: self.interlaced.load(Ordering::Relaxed),
         }
     }
 }
@@ -242,11 +261,20 @@ pub fn choose_encoder(config: &Config) -> Kind {
 impl Load {
     fn affords_source(&self, cores: f64) -> bool {
         // Nothing measured yet, or a system that does not tell: try it, and shed it where that was wrong.
-        if self.media < 1.0 || self.pixels <= 0.0 || self.all <= 0.0 {
-            return true;
-        }
-        let more = self.rungs / self.media * self.source_pixels / self.pixels;
-        self.all / self.media + more <= AFFORDABLE * cores
+        self.source_cores()
+            .is_none_or(|more| self.cores() + more <= AFFORDABLE * cores)
+    }
+
+    /// Cores that an encode of the source would take; `None` before anything was measured.
+    fn source_cores(&self) -> Option<f64> {
+        let measured = self.media >= 1.0 && self.pixels > 0.0 && self.all > 0.0;
+        measured.then(|| self.rungs / self.media * self.source_pixels / self.pixels)
+    }
+
+    /// Cores of all threads.
+    fn cores(&self) -> f64 {
+        let promised = self.promised.map_or(0.0, |(cores, _)| cores);
+        self.all / self.media.max(1.0) + promised
     }
 }
 
@@ -407,6 +435,11 @@ impl Worker {
             return Ok(());
         }
         self.stage.last_pts = Some(pts);
+        if frame.is_interlaced() && !self.shared.interlaced.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "the source is interlaced, and its rungs will show combs where it moves: send progressive frames"
+            );
+        }
         self.shared.decoded.fetch_add(1, Ordering::Relaxed);
         let rate = self.rate();
         let fps = self
@@ -596,11 +629,11 @@ impl Worker {
             rungs,
             pixels: self.stage.rungs.iter().map(|rung| rung.plan.cost()).sum(),
             source_pixels: f64::from(picture.width) * f64::from(picture.height) * fps,
+            promised: None,
         };
-        *self
-            .shared
-            .load
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = load;
+        let mut told = self.shared.load();
+        let promised = told.promised.filter(|(_, until)| load.media < *until);
+        *told = Load { promised, ..load };
+        self.shared.share.set(told.cores());
     }
 }
