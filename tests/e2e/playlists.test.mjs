@@ -50,6 +50,36 @@ describe('playlists of a live stream', () => {
     assert.equal(Buffer.from(object.slice(4, 8)).toString('latin1').match(/moof|styp/)?.length, 1, 'and is CMAF');
   });
 
+  test('every preload hint is answered with the part that is then listed, across segments', async (t) => {
+    const hinted = (text) => /#EXT-X-PRELOAD-HINT:TYPE=PART,URI="([^"]+\/(\d+)\.(\d+)\.[a-z2-7]{20}\.m4s)"/.exec(text).slice(1);
+    let [hint, msn, part] = hinted(await (await fetch(media)).text());
+    const [ahead, segments] = [[], new Set()];
+    for (let n = 0; n < 24; n += 1) {
+      // Both are asked for before the part exists, as a player does it.
+      const url = new URL(media);
+      url.search = `_HLS_msn=${msn}&_HLS_part=${part}`;
+      const at = {};
+      const [playlist, object] = await Promise.all([
+        fetch(url).then((r) => r.text()).finally(() => { at.playlist = performance.now(); }),
+        fetch(new URL(hint, media)).then(async (r) => {
+          assert.equal(r.status, 200, `${hint}: ${r.status}`);
+          return Buffer.from(await r.arrayBuffer());
+        }).finally(() => { at.object = performance.now(); }),
+      ]);
+      assert.match(playlist, new RegExp(`#EXT-X-PART:[^\n]*URI="${hint.replaceAll('.', '\\.')}"`), `${hint} is listed`);
+      const again = Buffer.from(await (await fetch(new URL(hint, media))).arrayBuffer());
+      assert.ok(object.equals(again), `${hint} is the same when it is asked for later`);
+      ahead.push(Math.abs(at.object - at.playlist));
+      segments.add(msn);
+      const next = hinted(playlist);
+      assert.ok(Number(next[1]) > Number(msn) || Number(next[2]) > Number(part), `${next[0]} after ${hint}`);
+      [hint, msn, part] = next;
+    }
+    assert.ok(segments.size > 2, 'several segments began meanwhile');
+    ahead.sort((a, b) => a - b);
+    t.diagnostic(`24 hints in ${segments.size} segments; a part and its playlist came ${ahead[12].toFixed(1)} ms apart, ${ahead.at(-1).toFixed(1)} ms at worst`);
+  });
+
   test('a delta update skips what the player knows', async () => {
     const url = new URL(media);
     url.searchParams.set('_HLS_skip', 'YES');
