@@ -76,6 +76,8 @@ pub(crate) struct Web {
     pub(crate) tls_listen: Listen,
     /// Address that viewers use, such as `https://live.example.org`. Default: this machine's, as far as it is known.
     pub(crate) public_url: Option<String>,
+    /// Addresses that the studio page gives for the encoder, best first. Default: this machine's, where it takes publishers.
+    pub(crate) ingest_servers: Vec<String>,
     /// Memory for recent media, MiB.
     pub(crate) cache_mib: u32,
     /// Connections at one time; more wait.
@@ -89,6 +91,7 @@ impl Default for Web {
             listen: any(8080),
             tls_listen: any(8443),
             public_url: None,
+            ingest_servers: Vec::new(),
             cache_mib: 256,
             max_connections: 20_000,
         }
@@ -241,6 +244,11 @@ impl Config {
                 && !url.starts_with("https://")
             {
                 bail!("{key} is {url:?}: begin it with https:// or http://");
+            }
+        }
+        for url in &self.web.ingest_servers {
+            if !url.starts_with("rtmp://") && !url.starts_with("rtmps://") {
+                bail!("web.ingest_servers has {url:?}: begin it with rtmps:// or rtmp://");
             }
         }
         match self.tls.certificate()? {
@@ -694,6 +702,10 @@ mod tests {
             (
                 "[web]\npublic_url = \"live.example.org\"\n",
                 ["web.public_url", "https://"],
+            ),
+            (
+                "[web]\ningest_servers = [\"live.example.org\"]\n",
+                ["web.ingest_servers", "rtmps://"],
             ),
             (
                 "[ingest]\nqueue_bytes = 2_000_000\n",

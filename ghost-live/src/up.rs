@@ -242,6 +242,22 @@ async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
     })
 }
 
+fn server(url: String) -> web::Server {
+    let note = String::new();
+    web::Server { url, note }
+}
+
+/// Where this machine takes publishers.
+fn own_servers(config: &Config, trusted: bool) -> Vec<web::Server> {
+    panel::servers(config.ingest.rtmp.0, rtmps(config, trusted).as_ref())
+        .into_iter()
+        .map(|(url, note)| web::Server {
+            note: note.to_owned(),
+            ..server(url)
+        })
+        .collect()
+}
+
 async fn start_edge(
     config: &Config,
     parts: Parts,
@@ -256,19 +272,11 @@ async fn start_edge(
     };
     let settings = web::Config {
         data: edge_folder(config),
-        servers: match parts {
-            // The ingest is another machine's.
-            Parts::Edge => Vec::new(),
-            _ => panel::servers(
-                config.ingest.rtmp.0,
-                rtmps(config, identity.trusted).as_ref(),
-            )
-            .into_iter()
-            .map(|(url, note)| web::Server {
-                url,
-                note: note.to_owned(),
-            })
-            .collect(),
+        servers: match config.web.ingest_servers.as_slice() {
+            // The ingest is another machine's, and nobody said where.
+            [] if matches!(parts, Parts::Edge) => Vec::new(),
+            [] => own_servers(config, identity.trusted),
+            said => said.iter().cloned().map(server).collect(),
         },
         link_secret: match parts {
             Parts::Edge => Some(link_secret(config, true)?),

@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
 import { publishClock, readDelay } from './support/clock.mjs';
-import { nativeEdge, startBox, workerEdge } from './support/remote.mjs';
+import { INGEST_SERVER, nativeEdge, startBox, workerEdge } from './support/remote.mjs';
 import { until } from './support/server.mjs';
 
 const stats = (page) => page.evaluate(() => window.ghostLive.player.stats);
@@ -111,7 +111,9 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
       assert.ok(panel.includes(key) && panel.includes(`${edge.url}/watch/main`), panel);
       const [, secret] = new RegExp(`${edge.url}/studio/main#(\\S+)`).exec(panel);
       const studio = await fetch(`${edge.url}/api/studio/main`, { headers: { authorization: `Bearer ${secret}` } });
-      assert.equal((await studio.json()).key, key);
+      const shown = await studio.json();
+      assert.equal(shown.key, key);
+      assert.deepEqual(shown.servers.map((server) => server.url), [INGEST_SERVER]);
     });
 
     test('playlists advance, and a DASH segment is byte for byte its parts', async () => {

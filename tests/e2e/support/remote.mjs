@@ -27,13 +27,16 @@ function part(name, folder, file) {
   };
 }
 
+/** What both edges are configured to tell encoders. */
+export const INGEST_SERVER = 'rtmps://box.example.org:1936/live';
+
 /** `ghost-live edge` on a free port. */
 export async function nativeEdge() {
   const folder = await mkdtemp(join(tmpdir(), 'ghost-live-edge-'));
   const file = join(folder, 'ghost-live.toml');
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
-  await writeFile(file, `[web]\nlisten = "127.0.0.1:${port}"\ntls_listen = "off"\n`);
+  await writeFile(file, `[web]\nlisten = "127.0.0.1:${port}"\ntls_listen = "off"\ningest_servers = ["${INGEST_SERVER}"]\n`);
   let process;
   const start = async () => {
     process = part('edge', folder, file);
@@ -67,7 +70,7 @@ export async function workerEdge() {
   const state = await newState();
   const secretFile = join(state.path, 'link-secret');
   await writeFile(secretFile, SECRET, { mode: 0o600 });
-  const vars = { LINK_SECRET: SECRET };
+  const vars = { LINK_SECRET: SECRET, INGEST_SERVERS: INGEST_SERVER };
   let edge = await startEdge({ state, vars });
   const { url, port } = edge;
   return {
