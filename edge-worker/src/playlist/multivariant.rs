@@ -61,7 +61,7 @@ pub fn render(broadcast: &Broadcast, session: &str) -> String {
     audio_codecs.sort_unstable();
     audio_codecs.dedup();
 
-    for track in in_order(video) {
+    for track in in_order(distinct(video)) {
         let TrackKind::Video {
             width,
             height,
@@ -98,6 +98,16 @@ pub fn render(broadcast: &Broadcast, session: &str) -> String {
     text
 }
 
+/// Each media once: a rung that was shed goes on with another's objects, so who comes now chooses between those that are different. Whoever
+/// plays the shed one asks for its own playlist, which is there as ever, and not for this one again.
+fn distinct(video: Vec<&LiveTrack>) -> Vec<&LiveTrack> {
+    let own = |track: &&LiveTrack| track.config().init.track == *track.name();
+    match video.iter().any(own) {
+        true => video.into_iter().filter(own).collect(),
+        false => video,
+    }
+}
+
 fn in_order(mut video: Vec<&LiveTrack>) -> Vec<&LiveTrack> {
     let lines = |track: &LiveTrack| match track.config().kind {
         TrackKind::Video { width, height, .. } => width.min(height),
@@ -109,4 +119,66 @@ fn in_order(mut video: Vec<&LiveTrack>) -> Vec<&LiveTrack> {
         video[..=first].rotate_right(1);
     }
     video
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use protocol::link::ToEdge;
+
+    use super::*;
+    use crate::live::source::Source;
+
+    #[test]
+    fn a_rung_that_goes_on_with_another_s_media_is_listed_no_more_and_still_there() {
+        let mut source = Source::new();
+        let messages = source.open();
+        let (mut broadcast, _) = Broadcast::begin(&messages[0], 0).unwrap();
+        for message in messages[1..].iter().chain(&source.segment(6, 2, false)) {
+            let _ = broadcast.apply(message, 0).unwrap();
+        }
+        let listed = |text: &str| {
+            let uris = text.lines().filter(|line| line.contains("/v-"));
+            uris.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(listed(&render(&broadcast, "-")).len(), 2);
+        // The better rung is shed: from the next segment on it has the other's header and objects.
+        let mut messages = source.discontinuity(0);
+        let other = messages
+            .iter()
+            .find_map(|numbered| match &numbered.message {
+                ToEdge::Track(track) if track.name.as_str() == "v-360p30" => Some(track.clone()),
+                _ => None,
+            });
+        for numbered in &mut messages {
+            if let (ToEdge::Track(track), Some(other)) = (&mut numbered.message, &other)
+                && track.name.as_str() == "v-720p30"
+            {
+                let name = track.name.clone();
+                *track = protocol::link::Track {
+                    name,
+                    ..other.clone()
+                };
+            }
+        }
+        for message in &messages {
+            let _ = broadcast.apply(message, 0).unwrap();
+        }
+        let variants = listed(&render(&broadcast, "-"));
+        assert_eq!(variants.len(), 1, "{variants:?}");
+        assert!(variants[0].contains("v-360p30"), "{variants:?}");
+        let shed = broadcast
+            .tracks()
+            .iter()
+            .position(|track| track.name().as_str() == "v-720p30");
+        let text = crate::playlist::render(
+            &broadcast,
+            crate::playlist::Text::Media {
+                track: shed.unwrap(),
+                skip: false,
+            },
+            "-",
+        );
+        assert!(text.contains("#EXTINF"), "{text}");
+    }
 }
