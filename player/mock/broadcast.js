@@ -11,18 +11,16 @@ const DEADLINE_MS = 8000;
 /** @typedef {{ bytes: Buffer, startS: number, durationS: number, key: boolean }} Part */
 /** @typedef {{ msn: number, parts: Part[], done: boolean, discontinuity: boolean }} Segment */
 
-class Track {
-  /** @param {typeof TRACKS[number]} spec */
-  constructor(spec) {
-    this.spec = spec;
-    /** @type {Buffer[]} */
-    this.inits = [];
-    /** @type {Map<number, number>} */
-    this.initOf = new Map();
-    /** @type {Segment[]} */
-    this.segments = [];
-    this.endS = 0;
-  }
+/** @param {typeof TRACKS[number]} spec */
+function emptyTrack(spec) {
+  return {
+    spec,
+    inits: /** @type {Buffer[]} */ ([]),
+    /** Which of them belongs to a segment. */
+    initOf: /** @type {Map<number, number>} */ (new Map()),
+    segments: /** @type {Segment[]} */ ([]),
+    endS: 0,
+  };
 }
 
 export class Broadcast {
@@ -32,7 +30,7 @@ export class Broadcast {
   ended = false;
   /** @type {Set<() => void>} */
   waiters = new Set();
-  tracks = new Map(TRACKS.map((spec) => [spec.name, new Track(spec)]));
+  tracks = new Map(TRACKS.map((spec) => [spec.name, emptyTrack(spec)]));
   #discontinuity = new Set();
 
   /** @param {string} name */

@@ -19,6 +19,7 @@ class Stream {
   live = false;
   /** @type {(() => void) | null} */
   kill = null;
+  /** When each viewer was last heard of. @type {Map<string, number>} */
   viewers = new Map();
   key = 'demo_7hq2k9x4m1v8';
 }
@@ -34,7 +35,8 @@ export class MockServer {
   /** Playlists and media wait for this: a network that carries nothing. */
   #carried = Promise.resolve();
   /** Ends the hold. */
-  release = () => {};
+  /** @type {() => void} */
+  release = () => undefined;
   #server = createServer((request, response) => void this.#answer(request, response));
   /** @type {Set<import('node:net').Socket>} */
   #sockets = new Set();
@@ -114,7 +116,7 @@ export class MockServer {
   /** From now on no playlist and no media is answered, until `release`. */
   hold() {
     this.#carried = new Promise((resolve) => {
-      this.release = () => void resolve(undefined);
+      this.release = () => resolve(undefined);
     });
   }
 
@@ -171,11 +173,11 @@ export class MockServer {
     }
     const page = { '': 'index', watch: 'watch', embed: 'embed', studio: 'studio' }[path[0] ?? ''];
     const file = page ? `${page}.html` : path[0] === 'assets' && path.length === 2 ? `assets/${path[1]}` : null;
-    if (!file || /\.\./.test(file)) return problem(response, 404, 'There is no such page.');
+    if (!file || file.includes('..')) return problem(response, 404, 'There is no such page.');
     const body = await readFile(join(DIST, file)).catch(() => null);
     if (!body) return problem(response, 404, 'There is no such page.');
     response.writeHead(200, { 'content-type': TYPES[extname(file)], 'content-security-policy': CSP, 'cache-control': page ? 'no-cache' : 'max-age=31536000, immutable' });
-    response.end(body);
+    return response.end(body);
   }
 
   /** @param {import('node:http').IncomingMessage} request @param {Response} response @param {string[]} path */
@@ -187,19 +189,19 @@ export class MockServer {
     if (!stream) return problem(response, 404, `There is no stream called ${name}.`);
     if (area === 'streams' && action === 'beacon') {
       let body = '';
-      for await (const chunk of request) body += chunk;
-      stream.viewers.set(JSON.parse(body).viewer, Date.now());
-      response.writeHead(204).end();
-      return;
+      for await (const chunk of /** @type {AsyncIterable<Buffer>} */ (request)) body += chunk.toString();
+      /** @type {unknown} */
+      const beacon = JSON.parse(body);
+      stream.viewers.set(/** @type {{ viewer: string }} */ (beacon).viewer, Date.now());
+      return response.writeHead(204).end();
     }
     if (area === 'streams') return json(response, this.#state(name, stream));
     if (area !== 'studio') return problem(response, 404, 'There is no such thing.');
     if (request.headers.authorization !== `Bearer ${SECRET}`) return problem(response, 401, 'This needs the studio link.');
     if (action === 'rotate-key') stream.key = `demo_${Math.random().toString(36).slice(2, 14)}`;
-    const { name: _, ...state } = this.#state(name, stream);
     return json(response, {
       stream: name,
-      ...state,
+      ...this.#state(name, stream),
       servers: [
         { url: 'rtmps://live.example.org:1936/live', note: 'Encrypted. OBS accepts it once the certificate is trusted.' },
         { url: 'rtmp://192.168.1.20:1935/live', note: 'On this network.' },
@@ -226,7 +228,7 @@ export class MockServer {
       const part = Number(url.searchParams.get('_HLS_part') ?? -1);
       if (!(await broadcast.until(() => broadcast.has(track, Number(msn), part)))) return problem(response, 503, 'Nothing new came in time.');
     }
-    text(response, 'application/vnd.apple.mpegurl', broadcast.playlist(name, track));
+    return text(response, 'application/vnd.apple.mpegurl', broadcast.playlist(name, track));
   }
 
   /** A DASH segment as it grows. @param {Response} response @param {Broadcast} broadcast @param {string} track @param {number} msn */
@@ -241,7 +243,7 @@ export class MockServer {
       if (!next) break;
       response.write(next.bytes);
     }
-    response.end();
+    return response.end();
   }
 
   /** @param {Response} response @param {string[]} path */
@@ -260,28 +262,28 @@ export class MockServer {
 
 /** @param {Response} response @param {string} type @param {string} body */
 function text(response, type, body) {
-  response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(body);
+  return response.writeHead(200, { 'content-type': type, 'cache-control': 'no-store' }).end(body);
 }
 
 /** @param {Response} response @param {Buffer} body */
 function bytes(response, body) {
-  response.writeHead(200, { 'content-type': 'video/mp4', 'cache-control': 'max-age=31536000, immutable' }).end(body);
+  return response.writeHead(200, { 'content-type': 'video/mp4', 'cache-control': 'max-age=31536000, immutable' }).end(body);
 }
 
 /** @param {Response} response @param {unknown} body */
 function json(response, body) {
-  text(response, 'application/json', JSON.stringify(body));
+  return text(response, 'application/json', JSON.stringify(body));
 }
 
 /** @param {Response} response @param {number} status @param {string} detail */
 function problem(response, status, detail) {
   response.writeHead(status, { 'content-type': 'application/problem+json', 'cache-control': 'no-store' });
-  response.end(JSON.stringify({ type: 'about:blank', title: 'Not done', status, detail }));
+  return response.end(JSON.stringify({ type: 'about:blank', title: 'Not done', status, detail }));
 }
 
 if (process.argv[1] === import.meta.filename) {
   const server = new MockServer(['demo', 'evening-show', 'garden-cam']);
-  const address = await server.listen(Number(process.env['PORT'] ?? 8090));
+  const address = await server.listen(Number(process.env.PORT ?? 8090));
   await server.start('demo');
   console.log(`watch   ${address}/watch/demo\nstudio  ${address}/studio/demo#${SECRET}`);
   process.on('SIGINT', () => void server.close().then(() => process.exit(0)));

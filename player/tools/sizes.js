@@ -16,7 +16,7 @@ function report(names) {
 const seen = new Set();
 for (const page of ['index', 'watch', 'embed', 'studio']) {
   const html = readFileSync(join(dist, `${page}.html`), 'utf8');
-  const names = [...html.matchAll(/\/assets\/([^"]+\.(?:js|css))"/g)].map((match) => match[1]);
+  const names = [...html.matchAll(/\/assets\/([^"]+\.(?:js|css))"/g)].flatMap(([, name]) => name ?? []);
   names.forEach((name) => seen.add(name));
   console.log(`${page.padEnd(8)} ${report(names)}`);
 }

@@ -17,3 +17,11 @@ export function h<K extends keyof HTMLElementTagNameMap>(
 export function setText(element: Element, text: string): void {
   if (element.textContent !== text) element.textContent = text;
 }
+
+/** Finds what the markup is known to have, by the type that the caller knows. */
+// eslint-disable-next-line @typescript-eslint/no-unnecessary-type-parameters -- as querySelector itself
+export function find<E extends Element = HTMLElement>(selector: string, root: ParentNode = document): E {
+  const element = root.querySelector<E>(selector);
+  if (!element) throw new Error(`The page has no ${selector}.`);
+  return element;
+}

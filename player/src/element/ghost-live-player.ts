@@ -21,7 +21,7 @@ import type { Rendition } from '../playback/transport.js';
 import { Api, type Stream } from '../stream/api.js';
 import type { Phase } from '../stream/lifecycle.js';
 import { Session, type Stats } from '../stream/session.js';
-import { h, setText } from './dom.js';
+import { find, h, setText } from './dom.js';
 import { ghost } from './ghost.js';
 import { keyOf } from './keys.js';
 import { float } from './menu.js';
@@ -46,15 +46,18 @@ export class GhostLivePlayer extends HTMLElement {
   readonly #still: HTMLCanvasElement;
   readonly #bar: HTMLElement;
   readonly #delay: HTMLElement;
+  readonly #delayWord: HTMLElement;
   readonly #start: HTMLElement;
   readonly #unmute: HTMLElement;
   readonly #card: HTMLElement;
   readonly #busy: HTMLElement;
+  readonly #progress: HTMLElement;
   readonly #panel: HTMLElement;
   readonly #spoken: HTMLElement;
   readonly #menu: MediaSettingsMenu;
   readonly #menuButton: HTMLElement;
-  readonly #qualities: MediaChromeMenu;
+  readonly #qualityItem: HTMLElement;
+  readonly #protocolItem: HTMLElement;
   readonly #protocols: MediaChromeMenu;
   readonly #statistics: MediaChromeMenu;
 
@@ -77,23 +80,25 @@ export class GhostLivePlayer extends HTMLElement {
     }
     shadow.adoptedStyleSheets = [sheet];
     shadow.append(document.importNode(template.content, true));
-    const part = <E extends Element = HTMLElement>(selector: string): E => shadow.querySelector<E>(selector)!;
-    this.#controller = part<MediaController>('media-controller');
-    this.#video = part<HTMLVideoElement>('video');
-    this.#still = part<HTMLCanvasElement>('canvas');
-    this.#bar = part('media-control-bar');
-    this.#delay = part('.delay');
-    this.#start = part('.start');
-    this.#unmute = part('.unmute');
-    this.#card = part('.card');
-    this.#busy = part('.busy');
-    this.#panel = part('.stats');
-    this.#spoken = part('[role="status"]');
-    this.#menu = part<MediaSettingsMenu>('media-settings-menu');
-    this.#menuButton = part('media-settings-menu-button');
-    this.#qualities = part<MediaChromeMenu>('.quality');
-    this.#protocols = part<MediaChromeMenu>('.protocol');
-    this.#statistics = part<MediaChromeMenu>('.statistics');
+    this.#controller = find<MediaController>('media-controller', shadow);
+    this.#video = find<HTMLVideoElement>('video', shadow);
+    this.#still = find<HTMLCanvasElement>('canvas', shadow);
+    this.#bar = find('media-control-bar', shadow);
+    this.#delay = find('.delay', shadow);
+    this.#delayWord = find('span', this.#delay);
+    this.#start = find('.start', shadow);
+    this.#unmute = find('.unmute', shadow);
+    this.#card = find('.card', shadow);
+    this.#busy = find('.busy', shadow);
+    this.#progress = find('p', this.#busy);
+    this.#panel = find('.stats', shadow);
+    this.#spoken = find('[role="status"]', shadow);
+    this.#menu = find<MediaSettingsMenu>('media-settings-menu', shadow);
+    this.#menuButton = find('media-settings-menu-button', shadow);
+    this.#qualityItem = find('.quality', shadow);
+    this.#protocolItem = find('.protocol', shadow);
+    this.#protocols = find<MediaChromeMenu>('media-chrome-menu', this.#protocolItem);
+    this.#statistics = find<MediaChromeMenu>('.statistics', shadow);
     this.#wire();
   }
 
@@ -366,7 +371,7 @@ export class GhostLivePlayer extends HTMLElement {
 
   #renditionsChanged(): void {
     this.#video.dispatchEvent(new Event(LIVE_CHANGE));
-    this.#qualities.parentElement!.hidden = !this.#session?.renditions.length;
+    this.#qualityItem.hidden = !this.#session?.renditions.length;
     const level = this.#session?.current?.name ?? null;
     if (level !== this.#lastLevel) {
       this.#lastLevel = level;
@@ -385,23 +390,23 @@ export class GhostLivePlayer extends HTMLElement {
     this.#card.hidden = words === null;
     if (words) {
       const key = `${words.title}|${words.text}`;
-      if (this.#card.dataset['key'] !== key) {
-        this.#card.dataset['key'] = key;
+      if (this.#card.dataset.key !== key) {
+        this.#card.dataset.key = key;
         const again = words.retry ? [h('button', { type: 'button' }, words.retry)] : [];
         again[0]?.addEventListener('click', () => this.retry());
         this.#card.replaceChildren(ghost(), h('h2', {}, words.title), h('p', {}, words.text), ...again);
       }
     } else {
-      delete this.#card.dataset['key'];
+      delete this.#card.dataset.key;
     }
 
     this.#busy.hidden = !pending || (this.#blocked && video.paused);
-    setText(this.#busy.lastElementChild!, session ? progress(session.phase, session.encoderAway) : '');
+    setText(this.#progress, session ? progress(session.phase, session.encoderAway) : '');
     this.#start.hidden = !(state === 'idle' || (this.#blocked && video.paused && onAir));
     this.#unmute.hidden = !(this.#autoMuted && video.muted && onAir && !this.#blocked);
     this.#bar.hidden = !onAir;
     if (!onAir) this.#menu.hidden = true;
-    this.#protocols.parentElement!.hidden = !mediaSourcePossible();
+    this.#protocolItem.hidden = !mediaSourcePossible();
     this.#protocols.value = this.#protocolShown;
     this.#statistics.value = this.#panel.hidden ? 'off' : 'on';
     this.#renderLive();
@@ -412,7 +417,7 @@ export class GhostLivePlayer extends HTMLElement {
     const stats = session && ['playing', 'buffering', 'reconnecting'].includes(session.phase) ? session.stats : null;
     this.#shownDelayS = stats?.delayS ?? null;
     this.#delay.hidden = this.#shownDelayS === null;
-    setText(this.#delay.firstElementChild!, this.#shownDelayS === null ? '' : delayLabel(this.#shownDelayS));
+    setText(this.#delayWord, this.#shownDelayS === null ? '' : delayLabel(this.#shownDelayS));
     this.#video.dispatchEvent(new Event(LIVE_CHANGE));
   }
 

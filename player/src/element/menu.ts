@@ -29,7 +29,7 @@ export function float(menu: MediaSettingsMenu, button: HTMLElement, toggled: (op
       const open = !menu.hidden;
       if (open) place();
       // Safari 16 has no top layer for it: there it is cut off at the picture's edge, and scrolls.
-      menu.togglePopover?.(open);
+      if ('togglePopover' in menu) menu.togglePopover(open);
       toggled(open);
     },
     { signal },

@@ -13,18 +13,18 @@ export const LIVE_CHANGE = 'livechange';
 /** What the controls need to know of a player, and may ask of it. */
 export interface Live {
   /** Does the picture keep to the live edge? */
-  atLive(): boolean;
-  renditions(): MenuRendition[];
+  readonly atLive: () => boolean;
+  readonly renditions: () => MenuRendition[];
   /** The chosen rendition's name; `undefined` for automatic. */
-  rendition(): string | undefined;
+  readonly rendition: () => string | undefined;
   /** Is what the viewer does to the volume forgotten? */
-  forgetful(): boolean;
-  play(): Promise<void>;
+  readonly forgetful: () => boolean;
+  readonly play: () => Promise<void>;
   /** Moves the playhead, seconds. */
-  seekBy(deltaS: number): void;
-  jumpToLive(): void;
+  readonly seekBy: (deltaS: number) => void;
+  readonly jumpToLive: () => void;
   /** A rendition's name, or `auto`. */
-  chooseRendition(name: string): void;
+  readonly chooseRendition: (name: string) => void;
 }
 
 export function liveStore(live: Live, host: HTMLElement, video: HTMLVideoElement): MediaStore {
@@ -44,13 +44,13 @@ export function liveStore(live: Live, host: HTMLElement, video: HTMLVideoElement
       mediaFullscreenUnavailable: { get: () => (fullscreenPossible(host, video) ? undefined : 'unsupported') },
       mediaPipUnavailable: { get: () => (document.pictureInPictureEnabled ? undefined : 'unsupported') },
       mediaMuted: { ...mediaMuted, set: (muted, owners) => (live.forgetful() ? void (video.muted = muted) : mediaMuted.set(muted, owners)) },
-      mediaVolume: { ...mediaVolume, set: (volume, owners) => (live.forgetful() ? void (video.volume = Number(volume)) : mediaVolume.set(volume, owners)) },
+      mediaVolume: { ...mediaVolume, set: (volume, owners) => (live.forgetful() ? void (video.volume = volume) : mediaVolume.set(volume, owners)) },
     } as StateMediator,
     requestMap: {
       ...requestMap,
       mediaplayrequest: () => void live.play(),
       mediaseekrequest: (_mediator, _owners, { detail }) => live.seekBy(Number(detail) - video.currentTime),
-      mediaseektoliverequest: () => live.jumpToLive(),
+      mediaseektoliverequest: live.jumpToLive,
       mediarenditionrequest: (_mediator, _owners, { detail }) => live.chooseRendition(String(detail)),
       // The rate is how the delay is held.
       mediaplaybackraterequest: () => undefined,

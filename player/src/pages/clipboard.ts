@@ -10,6 +10,7 @@ export async function copy(text: string): Promise<boolean> {
     area.className = 'offscreen';
     document.body.append(area);
     area.select();
+    // eslint-disable-next-line @typescript-eslint/no-deprecated -- the one way there is without a secure context
     const copied = document.execCommand('copy');
     area.remove();
     return copied;

@@ -1,12 +1,12 @@
 /** Home: what is live, kept up to date. */
-import { h } from '../element/dom.js';
+import { find, h } from '../element/dom.js';
 import { ghost } from '../element/ghost.js';
 import { Api, type Stream } from '../stream/api.js';
 import { backoffMs } from '../stream/backoff.js';
 import { blank } from './blank.js';
 import { bestQuality, liveFor, watching } from './words.js';
 
-const main = document.querySelector<HTMLElement>('#streams')!;
+const main = find('#streams');
 const api = new Api();
 let failures = 0;
 let shown = '';

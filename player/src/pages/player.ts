@@ -1,6 +1,6 @@
 /** Puts a player into a page that is made of one, and hands it to tests and to the curious as `window.ghostLive`. */
 import { define, type GhostLivePlayer } from '../element/ghost-live-player.js';
-import { h } from '../element/dom.js';
+import { find, h } from '../element/dom.js';
 
 declare global {
   interface Window {
@@ -19,7 +19,7 @@ export function mount(stream: string, options: { muted?: boolean } = {}): GhostL
     'target-delay': query.get('delay') ?? undefined,
     muted: options.muted === true || query.has('muted'),
   });
-  document.querySelector('#screen')!.replaceWith(player);
+  find('#screen').replaceWith(player);
   window.ghostLive = { player };
   return player;
 }

@@ -3,7 +3,7 @@
  * fragment, so that it is never sent as part of an address, and leaves the address bar at once.
  */
 import { define } from '../element/ghost-live-player.js';
-import { h, setText } from '../element/dom.js';
+import { find, h, setText } from '../element/dom.js';
 import { bitrateLabel } from '../element/words.js';
 import { Api, ApiError, type StudioState, type Track } from '../stream/api.js';
 import { backoffMs } from '../stream/backoff.js';
@@ -13,7 +13,7 @@ import { copy } from './clipboard.js';
 import { elapsed } from './words.js';
 
 const POLL_MS = 3000;
-const main = document.querySelector<HTMLElement>('#studio')!;
+const main = find('#studio');
 const api = new Api();
 
 const name = streamOf(location.pathname);
@@ -142,7 +142,10 @@ function open(name: string, secret: string): void {
       show(await api.studio(name, secret));
       failures = 0;
     } catch (error) {
-      if (error instanceof ApiError && [401, 403, 404].includes(error.status)) return closed();
+      if (error instanceof ApiError && [401, 403, 404].includes(error.status)) {
+        closed();
+        return;
+      }
       failures++;
     }
     trouble.hidden = failures < 2;

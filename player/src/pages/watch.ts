@@ -1,5 +1,5 @@
 /** Watch: the player and what there is to know about the stream. */
-import { h, setText } from '../element/dom.js';
+import { find, h, setText } from '../element/dom.js';
 import { streamOf } from './address.js';
 import { blank } from './blank.js';
 import { copy } from './clipboard.js';
@@ -8,22 +8,25 @@ import { liveFor, watching } from './words.js';
 
 const name = streamOf(location.pathname);
 if (name) watch(name);
-else document.querySelector('main')!.replaceChildren(blank('There is no such stream', 'Check the address.', h('a', { class: 'button', href: '/' }, 'What is live')));
+else find('main').replaceChildren(blank('There is no such stream', 'Check the address.', h('a', { class: 'button', href: '/' }, 'What is live')));
 
 function watch(name: string): void {
   document.title = `${name} · Ghost Live`;
-  document.querySelector('#name')!.textContent = name;
+  find('#name').textContent = name;
   const player = mount(name);
   shareKeys(player);
 
-  const facts = document.querySelector<HTMLElement>('#facts')!;
+  const facts = find('#facts');
   const badge = h('span', { class: 'badge' });
   const since = h('span');
   const viewers = h('span');
   const show = () => {
     const stream = player.broadcast;
     const live = stream?.live === true && player.state !== 'ended';
-    if (!stream) return facts.replaceChildren();
+    if (!stream) {
+      facts.replaceChildren();
+      return;
+    }
     badge.classList.toggle('off', !live);
     setText(badge, live ? 'Live' : 'Not live');
     setText(viewers, watching(stream.viewers));
@@ -37,7 +40,7 @@ function watch(name: string): void {
   // What a phone's lock screen says.
   if ('mediaSession' in navigator) navigator.mediaSession.metadata = new MediaMetadata({ title: name, artist: 'Ghost Live' });
 
-  const share = document.querySelector<HTMLButtonElement>('#share')!;
+  const share = find<HTMLButtonElement>('#share');
   share.addEventListener('click', () => void shareAddress(share, name));
 }
 

@@ -26,8 +26,9 @@ export function watching(viewers: number): string {
 /** The best picture among tracks: `1080p60`; empty when there is none. */
 export function bestQuality(tracks: { kind: string; height?: number | null; frame_rate?: number | null }[]): string {
   const best = tracks
-    .filter(({ kind, height }) => kind === 'video' && height)
-    .sort((a, b) => b.height! - a.height! || (b.frame_rate ?? 0) - (a.frame_rate ?? 0))[0];
-  if (!best) return '';
-  return `${best.height}p${(best.frame_rate ?? 0) > 31 ? Math.round(best.frame_rate!) : ''}`;
+    .filter(({ kind }) => kind === 'video')
+    .map(({ height, frame_rate }) => ({ height: height ?? 0, fps: frame_rate ?? 0 }))
+    .sort((a, b) => b.height - a.height || b.fps - a.fps)[0];
+  if (!best?.height) return '';
+  return `${best.height}p${best.fps > 31 ? Math.round(best.fps) : ''}`;
 }

@@ -1,4 +1,5 @@
 /** LL-DASH by dash.js: heavy, so this module is loaded when somebody asks for DASH and never before. */
+/* eslint @typescript-eslint/no-unsafe-class-instance-assignment: off, @typescript-eslint/no-unsafe-enum-assignment: off -- dash.js declares its settings as a class and a const enum, and takes plain values */
 import { MediaPlayer, type MediaPlayerClass, type Representation } from 'dashjs';
 import type { Rendition, Timing, Transport, TransportEvents } from './transport.js';
 

@@ -156,7 +156,7 @@ export class HlsTransport implements Transport {
 function rendition(level: Level): Rendition {
   const path = new URL(level.uri, location.href).pathname.split('/');
   return {
-    name: path.at(-2) || level.name || `${level.height}p`,
+    name: [path.at(-2), level.name].find(Boolean) ?? `${level.height}p`,
     height: level.height,
     fps: level.frameRate,
     bitrate: level.maxBitrate,

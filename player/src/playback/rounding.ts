@@ -10,6 +10,7 @@ import Hls, { type HlsConfig } from 'hls.js';
 
 const OVER_S = 0.002;
 
+// eslint-disable-next-line @typescript-eslint/no-explicit-any -- TypeScript takes a class as a base only with these arguments
 type Controller = new (...args: any[]) => object;
 type BufferEnd = { end: number } | null;
 

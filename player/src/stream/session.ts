@@ -67,7 +67,7 @@ export class Session {
   #delay: DelayController;
   #transport: Transport | null = null;
   #opening = 0;
-  #wish: string | 'auto';
+  #wish: string;
   #stream: Stream | null = null;
   #pollTimer: ReturnType<typeof setTimeout> | undefined;
   #polling = false;
@@ -169,12 +169,12 @@ export class Session {
 
   get stats(): Stats {
     const timing = this.#timing();
-    const quality = this.#video.getVideoPlaybackQuality?.();
+    const quality = this.#video.getVideoPlaybackQuality();
     const serverMs = this.#clock.at(performance.now());
-    const stamped = timing && timing.mediaUnixMs !== null && serverMs !== null;
+    const mediaMs = timing?.mediaUnixMs ?? null;
     return {
       transport: this.#transport?.kind ?? null,
-      delayS: stamped ? (serverMs - timing.mediaUnixMs!) / 1000 : (timing?.distanceS ?? null),
+      delayS: mediaMs !== null && serverMs !== null ? (serverMs - mediaMs) / 1000 : (timing?.distanceS ?? null),
       targetS: timing ? this.#targetS(timing.targetS) + this.#delay.marginS : null,
       distanceS: timing?.distanceS ?? null,
       bufferS: bufferAhead(this.#video),
@@ -182,8 +182,8 @@ export class Session {
       level: this.current?.name ?? null,
       levels: this.renditions.map((rendition) => ({ ...rendition })),
       stalls: this.#stalls,
-      framesDecoded: quality?.totalVideoFrames ?? 0,
-      framesDropped: quality?.droppedVideoFrames ?? 0,
+      framesDecoded: quality.totalVideoFrames,
+      framesDropped: quality.droppedVideoFrames,
       state: this.phase,
     };
   }
@@ -228,7 +228,10 @@ export class Session {
       await video.play();
     } catch (error) {
       if (!(error instanceof DOMException) || error.name !== 'NotAllowedError') return;
-      if (video.muted) return this.#events.blocked();
+      if (video.muted) {
+        this.#events.blocked();
+        return;
+      }
       video.muted = true;
       this.#events.autoMuted();
       await video.play().catch((second: unknown) => {
@@ -255,6 +258,7 @@ export class Session {
     this.#polling = true;
     const report = await this.#ask();
     this.#polling = false;
+    // eslint-disable-next-line @typescript-eslint/no-unnecessary-condition -- aborted while the answer was awaited
     if (this.#closed.signal.aborted) return;
     this.#do(this.#lifecycle.report(report, nowS()));
     this.#events.change();
@@ -327,10 +331,14 @@ export class Session {
       transport = await open(this.#protocol, this.#video, urls, events);
     } catch {
       // The chunk with the engine did not come.
-      return this.#signal({ kind: 'network' });
+      this.#signal({ kind: 'network' });
+      return;
     }
     if (opening !== this.#opening || this.#closed.signal.aborted) return transport?.destroy();
-    if (!transport) return this.#signal({ kind: 'media', message: 'This browser can play neither HLS nor DASH.' });
+    if (!transport) {
+      this.#signal({ kind: 'media', message: 'This browser can play neither HLS nor DASH.' });
+      return;
+    }
     this.#transport = transport;
     this.#following = true;
     this.#delay.resync();
@@ -454,7 +462,7 @@ export class Session {
     const timing = this.#transport?.timing() ?? null;
     // DASH's live edge is the wall clock itself, and our reading of the server's is better than one time stamp in a manifest.
     const serverMs = this.#clock.at(performance.now());
-    if (this.#transport?.kind !== 'dash' || !timing || timing.mediaUnixMs === null || serverMs === null) return timing;
+    if (this.#transport?.kind !== 'dash' || timing?.mediaUnixMs == null || serverMs === null) return timing;
     return { ...timing, distanceS: (serverMs - timing.mediaUnixMs) / 1000 };
   }
 

@@ -2,7 +2,7 @@
 import { existsSync } from 'node:fs';
 import { chromium } from 'playwright-core';
 
-const CANDIDATES = [process.env['CHROMIUM'], '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
+const CANDIDATES = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
 
 export function launch() {
   const executablePath = CANDIDATES.find((path) => path && existsSync(path));
@@ -14,10 +14,11 @@ export function launch() {
 }
 
 /** @typedef {import('playwright-core').Page} Page */
+/** @typedef {import('../../src/element/ghost-live-player.js').GhostLivePlayer} GhostLivePlayer */
 
 /** @param {Page} page */
 export function stats(page) {
-  return page.evaluate(() => /** @type {any} */ (window).ghostLive.player.stats);
+  return page.evaluate(() => window.ghostLive.player.stats);
 }
 
 /** How long anything may take that a test waits for, milliseconds: long, since the machine may be busy with a build. */
@@ -25,16 +26,16 @@ export const DEADLINE_MS = 120_000;
 
 /** @param {Page} page @param {string} state */
 export async function state(page, state) {
-  await page.waitForFunction((wanted) => /** @type {any} */ (window).ghostLive?.player.state === wanted, state, { polling: 100 });
+  await page.waitForFunction((wanted) => 'ghostLive' in window && window.ghostLive.player.state === wanted, state, { polling: 100 });
 }
 
-/** Waits until the player's `stats` are as `met` wants them. @param {Page} page @param {(stats: any) => boolean} met @param {number} [deadlineMs] */
+/** Waits until the player's `stats` are as `met` wants them. @param {Page} page @param {(stats: GhostLivePlayer['stats']) => boolean} met @param {number} [deadlineMs] */
 export async function until(page, met, deadlineMs = DEADLINE_MS) {
   const end = performance.now() + deadlineMs;
   for (;;) {
     const now = await stats(page);
     if (met(now)) return;
-    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${met}, but ${JSON.stringify(now)}`);
+    if (performance.now() > end) throw new Error(`not within ${deadlineMs} ms: ${String(met)}, but ${JSON.stringify(now)}`);
     await new Promise((resolve) => setTimeout(resolve, 100));
   }
 }
@@ -45,7 +46,7 @@ export async function frames(page, count = 20) {
   const from = (await stats(page)).framesDecoded;
   await page.waitForFunction(
     ([start, more]) => {
-      const now = /** @type {any} */ (window).ghostLive.player.stats.framesDecoded;
+      const now = window.ghostLive.player.stats.framesDecoded;
       // A new media source counts from nothing.
       return now >= start + more || (now < start && now >= more);
     },

@@ -52,7 +52,7 @@ async function focused(page, words) {
     ({ source, flags }) => {
       let element = document.activeElement;
       while (element?.shadowRoot?.activeElement) element = element.shadowRoot.activeElement;
-      return new RegExp(source, flags).test(element?.getAttribute('aria-label') ?? element?.textContent?.trim() ?? '');
+      return new RegExp(source, flags).test(element?.getAttribute('aria-label') ?? element?.textContent.trim() ?? '');
     },
     { source: words.source, flags: words.flags },
     { polling: 50 },
@@ -61,7 +61,7 @@ async function focused(page, words) {
 
 /** @param {Page} page @param {string} name */
 async function level(page, name) {
-  await page.waitForFunction((wanted) => /** @type {any} */ (window).ghostLive.player.stats.level === wanted, name);
+  await page.waitForFunction((wanted) => window.ghostLive.player.stats.level === wanted, name);
 }
 
 describe('watching', () => {
@@ -71,13 +71,13 @@ describe('watching', () => {
     await frames(page, 60);
     const first = await stats(page);
     assert.equal(first.transport, 'll-hls');
-    assert.ok(first.delayS > 0.5, `delay ${first.delayS}`);
+    assert.ok(first.delayS !== null && first.delayS > 0.5, `delay ${first.delayS}`);
     // To the live edge, not to the clock: the mock's encoder shares the machine with the browser and may lag.
-    await until(page, ({ distanceS, targetS }) => distanceS !== null && distanceS < targetS + 0.7);
-    assert.deepEqual(first.levels.map((/** @type {{ name: string }} */ { name }) => name).sort(), ['v-240p30', 'v-source']);
+    await until(page, ({ distanceS, targetS }) => distanceS !== null && targetS !== null && distanceS < targetS + 0.7);
+    assert.deepEqual(first.levels.map(({ name }) => name).sort(), ['v-240p30', 'v-source']);
 
-    for (const [asked, name] of [['v-240p30', 'v-240p30'], ['480p', 'v-source'], ['auto', null]]) {
-      await page.evaluate((quality) => /** @type {any} */ (window).ghostLive.player.setQuality(quality), asked);
+    for (const [asked, name] of /** @type {[string, string | null][]} */ ([['v-240p30', 'v-240p30'], ['480p', 'v-source'], ['auto', null]])) {
+      await page.evaluate((quality) => window.ghostLive.player.setQuality(quality), asked);
       if (name) await level(page, name);
       await frames(page, 20);
     }
@@ -89,8 +89,8 @@ describe('watching', () => {
     const page = await open('/watch/demo?protocol=dash');
     await frames(page, 150);
     assert.equal((await stats(page)).transport, 'dash');
-    await until(page, ({ delayS }) => delayS < 6);
-    await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.setQuality('v-240p30'));
+    await until(page, ({ delayS }) => delayS !== null && delayS < 6);
+    await page.evaluate(() => window.ghostLive.player.setQuality('v-240p30'));
     await level(page, 'v-240p30');
     assert.deepEqual(complaints, []);
   });
@@ -131,16 +131,16 @@ describe('watching', () => {
   it('goes on without a reload when the server died and came back', async () => {
     await server.start('demo');
     const page = await open('/watch/demo');
-    await page.evaluate(() => (/** @type {any} */ (window).untouched = true));
+    await page.evaluate(() => (window.untouched = true));
     await frames(page, 60);
     server.die();
     await state(page, 'reconnecting');
     await page.waitForTimeout(3000);
     server.revive();
     await frames(page, 60);
-    assert.equal(await page.evaluate(() => /** @type {any} */ (window).untouched), true);
+    assert.equal(await page.evaluate(() => window.untouched), true);
     // Back at the target, not merely alive.
-    await until(page, ({ distanceS, targetS }) => distanceS !== null && distanceS < targetS + 1);
+    await until(page, ({ distanceS, targetS }) => distanceS !== null && targetS !== null && distanceS < targetS + 1);
     assert.deepEqual(complaints, []);
   });
 
@@ -192,7 +192,7 @@ describe('watching', () => {
     server.release();
     await frames(page, 30);
     // Each further stall, as a busy machine has them, doubles the time before what it added is taken back.
-    await until(page, ({ distanceS, targetS }) => distanceS !== null && Math.abs(distanceS - targetS) < 0.3 && targetS < 1.6, 400_000);
+    await until(page, ({ distanceS, targetS }) => distanceS !== null && targetS !== null && Math.abs(distanceS - targetS) < 0.3 && targetS < 1.6, 400_000);
   });
 
   it('plays in two tabs of one profile over six connections', async () => {
@@ -207,7 +207,7 @@ describe('watching', () => {
     await server.start('demo');
     const page = await open('/watch/demo');
     await frames(page);
-    const video = (/** @type {string} */ property) => page.evaluate((name) => /** @type {any} */ (window).ghostLive.player.video[name], property);
+    const video = (/** @type {'paused' | 'muted' | 'volume'} */ property) => page.evaluate((name) => window.ghostLive.player.video[name], property);
     await page.keyboard.press('k');
     assert.equal(await video('paused'), true);
     await page.keyboard.press('Space');
@@ -216,7 +216,7 @@ describe('watching', () => {
     await page.keyboard.press('m');
     assert.equal(await video('muted'), !muted);
     await page.evaluate(() => {
-      const { video } = /** @type {any} */ (window).ghostLive.player;
+      const { video } = window.ghostLive.player;
       video.muted = false;
       video.volume = 0.6;
     });
@@ -260,13 +260,13 @@ describe('watching', () => {
     await page.locator('body > input').pressSequentially('kmf');
     await page.getByRole('button', { name: 'enter fullscreen mode' }).focus();
     assert.equal(await fullscreen(), null);
-    assert.equal(await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.video.paused), false);
+    assert.equal(await page.evaluate(() => window.ghostLive.player.video.paused), false);
     await page.keyboard.press('Space');
     await page.waitForFunction(() => document.fullscreenElement?.localName === 'ghost-live-player');
     await page.getByRole('button', { name: 'exit fullscreen mode' }).waitFor();
     await page.keyboard.press('F');
     await page.waitForFunction(() => !document.fullscreenElement);
-    assert.equal(await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.video.paused), false);
+    assert.equal(await page.evaluate(() => window.ghostLive.player.video.paused), false);
     assert.deepEqual(complaints, []);
   });
 
@@ -274,7 +274,7 @@ describe('watching', () => {
     await server.start('demo');
     const page = await open('/watch/demo');
     await frames(page);
-    const muted = () => page.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted);
+    const muted = () => page.evaluate(() => window.ghostLive.player.muted);
     assert.equal(await muted(), true);
     await page.locator('ghost-live-player .unmute').click();
     assert.equal(await muted(), false);
@@ -285,10 +285,10 @@ describe('watching', () => {
     const preview = await open('/watch/demo?muted');
     await frames(preview);
     await preview.keyboard.press('m');
-    assert.equal(await preview.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted), false);
+    assert.equal(await preview.evaluate(() => window.ghostLive.player.muted), false);
     await preview.goto(`${base}/watch/demo`);
     await frames(preview);
-    assert.equal(await preview.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted), true);
+    assert.equal(await preview.evaluate(() => window.ghostLive.player.muted), true);
     assert.equal(await preview.locator('ghost-live-player .unmute').isVisible(), false);
   });
 
@@ -298,7 +298,7 @@ describe('watching', () => {
     await state(page, 'idle');
     await page.getByRole('button', { name: 'play' }).click();
     await frames(page);
-    assert.equal(await page.evaluate(() => /** @type {any} */ (window).ghostLive.player.muted), false);
+    assert.equal(await page.evaluate(() => window.ghostLive.player.muted), false);
     assert.deepEqual(complaints, []);
   });
 

@@ -129,7 +129,7 @@ describe('the life of a viewer’s page', () => {
     }
     expect(waits.length).toBeGreaterThan(3);
     expect(waits).toEqual([...waits].sort((a, b) => a - b));
-    expect(waits.at(-1)).toBeGreaterThan(waits[0]!);
+    expect(waits.at(-1)).toBeGreaterThan(waits[0] ?? Infinity);
   });
 
   it('says why it failed and starts over on request', () => {
