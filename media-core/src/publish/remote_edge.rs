@@ -175,35 +175,33 @@ impl RemoteEdge {
             })
     }
 
+    /// Sends a question as JSON, and gives the answer's status and body once its proof was checked.
+    async fn exchange<Q: Serialize + Sync>(
+        &self,
+        method: Method,
+        path: &str,
+        question: &Q,
+    ) -> Result<(StatusCode, Vec<u8>), EdgeError> {
+        let exchanged = async {
+            let (request, proof) = self.request(&self.0.client, method, path)?;
+            let request = request.json(question).timeout(QUESTION_DEADLINE);
+            let response = request.send().await.map_err(unsent)?;
+            self.check(&proof, &response)?;
+            Ok((response.status(), bounded(response).await?))
+        };
+        exchanged.await.map_err(EdgeError::Unreachable)
+    }
+
     async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
         &self,
         path: &str,
         question: &Q,
     ) -> Result<A, EdgeError> {
-        let (request, proof) = self
-            .request(&self.0.client, Method::POST, path)
-            .map_err(EdgeError::Unreachable)?;
-        let response = request
-            .json(question)
-            .timeout(QUESTION_DEADLINE)
-            .send()
-            .await
-            .map_err(|error| EdgeError::Unreachable(sentence(&error.without_url())))?;
-        self.check(&proof, &response)
-            .map_err(EdgeError::Unreachable)?;
-        let status = response.status();
-        let body = bounded(response).await.map_err(EdgeError::Unreachable)?;
-        if status == StatusCode::FORBIDDEN {
-            return Err(EdgeError::Refused(problem(&body)));
+        match self.exchange(Method::POST, path, question).await? {
+            (StatusCode::FORBIDDEN, body) => Err(EdgeError::Refused(problem(&body))),
+            (status, body) if status.is_success() => read(&body),
+            (status, body) => Err(unexpected(status, &body)),
         }
-        if !status.is_success() {
-            return Err(EdgeError::Unreachable(format!(
-                "it answered {status}: {}",
-                problem(&body)
-            )));
-        }
-        serde_json::from_slice(&body)
-            .map_err(|error| EdgeError::Unreachable(format!("its answer is unreadable: {error}")))
     }
 
     /// Makes or replaces a stream of the edge's directory. `entry` is its entry as `directory.json` has it, key and studio secret
@@ -216,34 +214,13 @@ impl RemoteEdge {
         stream: &StreamName,
         entry: &E,
     ) -> Result<(), EdgeError> {
-        let (request, proof) = self
-            .request(
-                &self.0.client,
-                Method::PUT,
-                &format!("internal/streams/{stream}"),
-            )
-            .map_err(EdgeError::Unreachable)?;
-        let response = request
-            .json(entry)
-            .timeout(QUESTION_DEADLINE)
-            .send()
-            .await
-            .map_err(|error| EdgeError::Unreachable(sentence(&error.without_url())))?;
-        self.check(&proof, &response)
-            .map_err(EdgeError::Unreachable)?;
-        let status = response.status();
-        if status.is_success() {
-            return Ok(());
-        }
-        let body = bounded(response).await.map_err(EdgeError::Unreachable)?;
-        match status {
-            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
+        let path = format!("internal/streams/{stream}");
+        match self.exchange(Method::PUT, &path, entry).await? {
+            (StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST, body) => {
                 Err(EdgeError::Refused(problem(&body)))
             }
-            _ => Err(EdgeError::Unreachable(format!(
-                "it answered {status}: {}",
-                problem(&body)
-            ))),
+            (status, _) if status.is_success() => Ok(()),
+            (status, body) => Err(unexpected(status, &body)),
         }
     }
 
@@ -263,27 +240,26 @@ impl RemoteEdge {
             .base
             .join(&format!("api/studio/{stream}"))
             .map_err(|error| unreachable(error.to_string()))?;
-        let response = self
-            .0
-            .client
-            .get(url)
-            .bearer_auth(studio_secret)
-            .timeout(QUESTION_DEADLINE)
-            .send()
-            .await
-            .map_err(|error| unreachable(sentence(&error.without_url())))?;
+        let request = self.0.client.get(url).bearer_auth(studio_secret);
+        let response = request.timeout(QUESTION_DEADLINE).send().await;
+        let response = response.map_err(|error| unreachable(unsent(error)))?;
         let status = response.status();
         let body = bounded(response).await.map_err(unreachable)?;
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => serde_json::from_slice(&body)
-                .map(|StudioKey { key }| Some(key))
-                .map_err(|error| unreachable(format!("its answer is unreadable: {error}"))),
-            status => Err(unreachable(format!(
-                "it answered {status}: {}",
-                problem(&body)
-            ))),
+            status if status.is_success() => read(&body).map(|StudioKey { key }| Some(key)),
+            status => Err(unexpected(status, &body)),
         }
+    }
+
+    /// A request about an object.
+    fn about_media(
+        &self,
+        method: Method,
+        key: &ObjectKey,
+    ) -> Result<(RequestBuilder, String), StoreError> {
+        self.request(&self.0.client, method, &format!("internal/media/{key}"))
+            .map_err(StoreError::Failed)
     }
 
     pub(crate) async fn put_media(
@@ -291,13 +267,7 @@ impl RemoteEdge {
         key: &ObjectKey,
         pieces: Vec<Bytes>,
     ) -> Result<(), StoreError> {
-        let (request, proof) = self
-            .request(
-                &self.0.client,
-                Method::PUT,
-                &format!("internal/media/{key}"),
-            )
-            .map_err(StoreError::Failed)?;
+        let (request, proof) = self.about_media(Method::PUT, key)?;
         let size: usize = pieces.iter().map(Bytes::len).sum();
         let body = futures::stream::iter(pieces.into_iter().map(Ok::<_, std::convert::Infallible>));
         let response = request
@@ -317,13 +287,7 @@ impl RemoteEdge {
     }
 
     pub(crate) async fn delete_media(&self, key: &ObjectKey) -> Result<(), StoreError> {
-        let (request, proof) = self
-            .request(
-                &self.0.client,
-                Method::DELETE,
-                &format!("internal/media/{key}"),
-            )
-            .map_err(StoreError::Failed)?;
+        let (request, proof) = self.about_media(Method::DELETE, key)?;
         let response = request.send().await.map_err(put_error)?;
         match response.status() {
             StatusCode::METHOD_NOT_ALLOWED | StatusCode::NOT_IMPLEMENTED => {
@@ -339,17 +303,13 @@ impl RemoteEdge {
         }
     }
 
-    async fn open_link(&self, broadcast: &BroadcastId) -> Result<Link, EdgeError> {
+    /// Opens the WebSocket of a broadcast's link.
+    async fn upgrade(&self, broadcast: &BroadcastId) -> Result<Upgraded, String> {
         let mut nonce = [0; 16];
-        getrandom::fill(&mut nonce).map_err(|error| EdgeError::Unreachable(error.to_string()))?;
+        getrandom::fill(&mut nonce).map_err(|error| error.to_string())?;
         let key = BASE64.encode(&nonce);
-        let (request, proof) = self
-            .request(
-                &self.0.upgrades,
-                Method::GET,
-                &format!("internal/link/{broadcast}"),
-            )
-            .map_err(EdgeError::Unreachable)?;
+        let path = format!("internal/link/{broadcast}");
+        let (request, proof) = self.request(&self.0.upgrades, Method::GET, &path)?;
         let response = request
             .header(header::CONNECTION, "upgrade")
             .header(header::UPGRADE, "websocket")
@@ -357,24 +317,25 @@ impl RemoteEdge {
             .header(header::SEC_WEBSOCKET_KEY, &key)
             .send()
             .await
-            .map_err(|error| EdgeError::Unreachable(sentence(&error.without_url())))?;
-        self.check(&proof, &response)
-            .map_err(EdgeError::Unreachable)?;
+            .map_err(unsent)?;
+        self.check(&proof, &response)?;
         let accept = HeaderValue::from_str(&derive_accept_key(key.as_bytes())).ok();
         let status = response.status();
         if status != StatusCode::SWITCHING_PROTOCOLS
             || response.headers().get(header::SEC_WEBSOCKET_ACCEPT) != accept.as_ref()
         {
-            let body = bounded(response).await.map_err(EdgeError::Unreachable)?;
-            return Err(EdgeError::Unreachable(format!(
+            let body = bounded(response).await?;
+            return Err(format!(
                 "it opened no link but answered {status}: {}",
                 problem(&body)
-            )));
+            ));
         }
-        let socket = response
-            .upgrade()
-            .await
-            .map_err(|error| EdgeError::Unreachable(sentence(&error)))?;
+        response.upgrade().await.map_err(|error| sentence(&error))
+    }
+
+    async fn open_link(&self, broadcast: &BroadcastId) -> Result<Link, EdgeError> {
+        let upgraded = self.upgrade(broadcast).await;
+        let socket = upgraded.map_err(EdgeError::Unreachable)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(MAX_MESSAGE_BYTES))
             .max_frame_size(Some(MAX_MESSAGE_BYTES));
@@ -399,6 +360,21 @@ impl Edge for RemoteEdge {
     fn connect(&self, broadcast: BroadcastId) -> BoxFuture<'_, Result<Link, EdgeError>> {
         async move { self.open_link(&broadcast).await }.boxed()
     }
+}
+
+/// Why a request was not answered.
+fn unsent(error: reqwest::Error) -> String {
+    sentence(&error.without_url())
+}
+
+/// An answer that was not expected.
+fn unexpected(status: StatusCode, body: &[u8]) -> EdgeError {
+    EdgeError::Unreachable(format!("it answered {status}: {}", problem(body)))
+}
+
+fn read<A: DeserializeOwned>(body: &[u8]) -> Result<A, EdgeError> {
+    serde_json::from_slice(body)
+        .map_err(|error| EdgeError::Unreachable(format!("its answer is unreadable: {error}")))
 }
 
 /// Carries the messages of one link over its socket.
