@@ -637,3 +637,32 @@ impl Worker {
         self.shared.share.set(told.cores());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_more_encode_fits_only_beside_what_all_broadcasts_use() {
+        // Half a core for ten seconds, of which the rungs took four fifths; the source has as many pixels as they.
+        let load = Load {
+            media: 10.0,
+            all: 5.0,
+            rungs: 4.0,
+            pixels: 1e6,
+            source_pixels: 1e6,
+            promised: None,
+        };
+        let affords = |load: &Load, others: f64| load.affords_source(2.0 - others / AFFORDABLE);
+        assert!(affords(&load, 0.0) && affords(&load, 0.5));
+        assert!(!affords(&load, 0.7));
+        // What was just begun counts before it can be measured.
+        let promised = Load {
+            promised: Some((0.4, 15.0)),
+            ..load
+        };
+        assert!((promised.cores() - 0.9).abs() < 1e-9);
+        assert!(!affords(&promised, 0.3));
+        assert!(Load::default().affords_source(0.0), "nothing is known yet");
+    }
+}
