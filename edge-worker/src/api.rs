@@ -75,7 +75,7 @@ impl TrackSummary {
     }
 }
 
-/// What is told of a broadcast that can be watched now.
+/// What is told of a broadcast that can be played.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OnAir {
     /// When it began, Unix milliseconds.
@@ -85,13 +85,17 @@ pub struct OnAir {
 }
 
 impl OnAir {
-    /// `None` before every track can be played, and once the broadcast has ended.
+    /// `None` before every track can be played. One that has ended can be played to its end.
     pub fn of(broadcast: &Broadcast) -> Option<Self> {
-        let can_be_watched = broadcast.is_playable() && broadcast.ended().is_none();
-        can_be_watched.then(|| Self {
+        broadcast.is_playable().then(|| Self {
             since_unix_ms: broadcast.since_unix_ms(),
             tracks: broadcast.tracks().iter().map(TrackSummary::of).collect(),
         })
+    }
+
+    /// As [`Self::of`], and `None` once it has ended.
+    pub fn now(broadcast: &Broadcast) -> Option<Self> {
+        Self::of(broadcast).filter(|_| broadcast.ended().is_none())
     }
 }
 
@@ -111,7 +115,7 @@ pub struct StreamSummary {
 }
 
 impl StreamSummary {
-    /// `viewers` is how many were counted lately: nobody watches what is not live.
+    /// `on_air` is what is watched now, and `viewers` how many were counted lately: nobody watches what is not live.
     pub fn new(name: StreamName, on_air: Option<OnAir>, viewers: u64) -> Self {
         let live = on_air.is_some();
         Self {
@@ -260,7 +264,7 @@ mod tests {
     fn a_stream_is_told_of_as_the_player_reads_it() {
         let mut broadcast = on_air();
         let summary = |broadcast: &Broadcast| {
-            StreamSummary::new("demo".parse().unwrap(), OnAir::of(broadcast), 7)
+            StreamSummary::new("demo".parse().unwrap(), OnAir::now(broadcast), 7)
         };
         let told = serde_json::to_value(summary(&broadcast)).unwrap();
         assert_eq!(told["name"], "demo");
@@ -281,6 +285,7 @@ mod tests {
         assert_eq!(kept, OnAir::of(&broadcast).unwrap().tracks);
 
         let _ = broadcast.end(CloseReason::Unpublished, EPOCH);
+        assert!(OnAir::of(&broadcast).is_some());
         assert_eq!(
             serde_json::to_value(summary(&broadcast)).unwrap(),
             json!({ "name": "demo", "live": false, "since": null, "viewers": 0, "tracks": [] })
@@ -302,7 +307,7 @@ mod tests {
             };
             serde_json::to_value(Studio::new(entry(), summary, vec![server], notes)).unwrap()
         };
-        let live = studio(OnAir::of(&broadcast));
+        let live = studio(OnAir::now(&broadcast));
         assert_eq!(live["stream"], "demo");
         assert_eq!(live["key"], entry().key);
         assert_eq!(live["encoder"], "OBS");

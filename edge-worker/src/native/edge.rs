@@ -425,7 +425,7 @@ impl Edge {
         let viewers = lock(&self.0.audience)
             .get_mut(name)
             .map_or(0, |a| a.count(now));
-        let on_air = self.current(name).and_then(|live| live.with(OnAir::of));
+        let on_air = self.current(name).and_then(|live| live.with(OnAir::now));
         StreamSummary::new(name.clone(), on_air, viewers as u64)
     }
 
