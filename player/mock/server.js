@@ -1,4 +1,4 @@
-// A stand-in for the edge: the pages as they are built, and live streams made on the spot. `npm run build && npm run mock`.
+// A stand-in for the edge: the pages as they are built, and live streams from a recording in a loop. `npm run build && npm run mock`.
 import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import { extname, join } from 'node:path';
@@ -84,7 +84,6 @@ export class MockServer {
     const stop = encode({
       init: (track, bytes) => current && broadcast.init(track, bytes),
       part: (track, part) => current && broadcast.part(track, part),
-      exit: () => undefined,
     });
     stream.kill = () => {
       current = false;
