@@ -4,13 +4,13 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
-import { publishClock, readDelay } from './support/clock.mjs';
+import { publishClock } from './support/clock.mjs';
+import { edgeChecks } from './support/edge-checks.mjs';
 import { INGEST_SERVER, nativeEdge, startBox, workerEdge } from './support/remote.mjs';
 import { until } from './support/server.mjs';
+import { quantile, viewer } from './support/viewer.mjs';
 
-const stats = (page) => page.evaluate(() => window.ghostLive.player.stats);
-const delay = (page) => page.evaluate(`(${readDelay})(window.ghostLive.player)`);
-const quantile = (sorted, q) => sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * q))];
+const watcher = (page) => viewer((expression) => page.evaluate(expression));
 
 async function get(url) {
   const response = await fetch(url);
@@ -19,28 +19,6 @@ async function get(url) {
 }
 const text = async (url) => (await get(url)).text();
 const bytes = async (url) => Buffer.from(await (await get(url)).arrayBuffer());
-
-async function playing(page) {
-  let seen;
-  await until('the page plays', async () => {
-    seen = await stats(page);
-    return seen.state === 'playing' && seen.framesDecoded > 0;
-  }, 60).catch(async (error) => {
-    throw new Error(`${error.message}: ${JSON.stringify(seen)}; ${page.complaints.slice(0, 5).join('; ')}`);
-  });
-}
-
-/** Delays read off the picture over `seconds`, ascending, milliseconds. */
-async function delays(page, seconds) {
-  const read = [];
-  const end = performance.now() + seconds * 1000;
-  while (performance.now() < end) {
-    const ms = await delay(page);
-    if (ms !== null) read.push(ms);
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  return read.sort((a, b) => a - b);
-}
 
 /** Where a media playlist ends: the sequence number behind its last complete segment. */
 const last = (body) => Number(/#EXT-X-MEDIA-SEQUENCE:(\d+)/.exec(body)[1]) + body.split('#EXTINF').length - 1;
@@ -116,23 +94,7 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
       assert.deepEqual(shown.servers.map((server) => server.url), [INGEST_SERVER]);
     });
 
-    test('playlists advance, and a DASH segment is byte for byte its parts', async () => {
-      const first = await until('three segments', async () => {
-        const body = await text(media);
-        return body.split('#EXTINF').length > 3 && body;
-      }, 30);
-      const body = await until('the playlist advances', async () => {
-        const later = await text(media);
-        return last(later) > last(first) && later;
-      });
-      const parts = [...body.matchAll(/#EXT-X-PART:[^\n]*URI="([^"]+\/(\d+)\.(\d+)\.[a-z2-7]{20}\.m4s)"/g)];
-      const complete = String(last(body) - 1);
-      const own = parts.filter((found) => found[2] === complete).sort((a, b) => a[3] - b[3]);
-      assert.equal(own[0]?.[3], '0', 'the last complete segment is listed in parts');
-      const pieces = [];
-      for (const found of own) pieces.push(await bytes(new URL(found[1], media)));
-      assert.ok(Buffer.concat(pieces).equals(await bytes(new URL(`${complete}.m4s`, media))));
-    });
+    edgeChecks(() => ({ url: edge.url, browser }));
 
     test('a part is listed as soon as it is made, and its bytes follow at once', async (t) => {
       const { listed, read } = await follow(media, 24);
@@ -147,13 +109,13 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
     for (const protocol of ['hls', 'dash']) {
       test(`a page plays over ${protocol}, and the delay is read off the picture`, async (t) => {
         const page = await open(browser, `${edge.url}/watch/main${protocol === 'dash' ? '?protocol=dash' : ''}`);
-        await playing(page);
-        await until('the clock can be read', async () => (await delay(page)) !== null);
+        const watching = watcher(page);
+        await watching.playing().catch((error) => { throw new Error(`${error.message}; ${page.complaints.slice(0, 5).join('; ')}`); });
+        await until('the clock can be read', async () => (await watching.delay()) !== null);
         // The player may still be on its way from the join to its target delay.
-        await delays(page, 8);
-        const read = await delays(page, 8);
-        assert.ok(read.length > 10, `the clock was read ${read.length} times only`);
-        const { transport, stalls, targetS, distanceS } = await stats(page);
+        await watching.delays(8);
+        const read = await watching.delays(8);
+        const { transport, stalls, targetS, distanceS } = await watching.stats();
         assert.equal(transport, protocol === 'dash' ? 'dash' : 'll-hls');
         const said = `delay p50 ${quantile(read, 0.5)} ms, p95 ${quantile(read, 0.95)} ms (${read.length} frames read; ${stalls} stalls, ${distanceS?.toFixed(2)} of ${targetS?.toFixed(2)} s behind the live edge)`;
         t.diagnostic(`${name}, ${protocol}: ${said}`);
@@ -167,7 +129,8 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
 
     test('the edge is killed and starts again in mid-stream: the page goes on without a reload', async (t) => {
       const page = await open(browser, `${edge.url}/watch/main`);
-      await playing(page);
+      const watching = watcher(page);
+      await watching.playing();
       await page.evaluate(() => { window.notReloaded = true; });
       const before = last(await text(media));
       await edge.kill();
@@ -180,11 +143,11 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
       const made = Date.now();
       t.diagnostic(`${name}: media sequence ${before} before, ${after} after, ${Math.round(performance.now() - began)} ms after the kill`);
       await until('the page paints what was made after the restart', async () => {
-        const ms = await delay(page);
+        const ms = await watching.delay();
         return ms !== null && Date.now() - ms > made;
       }, 60);
-      const { framesDecoded } = await stats(page);
-      await until('frames advance', async () => (await stats(page)).framesDecoded > framesDecoded + 60);
+      const { framesDecoded } = await watching.stats();
+      await until('frames advance', async () => (await watching.stats()).framesDecoded > framesDecoded + 60);
       assert.equal(await page.evaluate(() => window.notReloaded), true);
       await page.context().close();
     });

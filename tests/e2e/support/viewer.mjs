@@ -30,10 +30,13 @@ export function viewer(evaluate) {
     painted: () => evaluate('window.painted'),
 
     /** The page has come to play, by itself. */
-    playing: (seconds = 60) => until('the page plays', async () => {
-      const { state, framesDecoded } = await self.stats();
-      return state === 'playing' && framesDecoded > 0;
-    }, seconds),
+    async playing(seconds = 60) {
+      let seen;
+      await until('the page plays', async () => {
+        seen = await self.stats();
+        return seen.state === 'playing' && seen.framesDecoded > 0;
+      }, seconds).catch((error) => { throw new Error(`${error.message}: ${JSON.stringify(seen)}`); });
+    },
 
     /** The playhead and the painted picture go on together; the picture's own clock too where it can be read. */
     async advances(seconds = 30) {
