@@ -69,6 +69,13 @@ export interface DelayCommand {
 
 /** Change of the playback rate a second of error. */
 const GAIN = 0.15;
+/**
+ * The smallest correction, and the smallest change of one under way. Each change of the rate costs WebKit with GStreamer a flush of its
+ * pipeline, 0.1 to 0.3 s of delay: in steps of a hundredth it would never arrive.
+ */
+const STEP = 0.03;
+/** How long a correction goes on before its rate is changed, seconds: two flushes of that kind in a row can leave WebKit standing. */
+const HOLD_S = 2;
 /** Time constant with which measured distances are smoothed, seconds. */
 const SMOOTHING_S = 0.6;
 /** Stalls further apart than this count as unrelated, seconds. */
@@ -84,6 +91,8 @@ export class DelayController {
   #lastSampleS: number | null = null;
   #smoothS: number | null = null;
   #correcting = false;
+  #rate = 1;
+  #holdUntilS = -Infinity;
   #restUntilS = 0;
   #joinUntilS = -Infinity;
 
@@ -107,6 +116,7 @@ export class DelayController {
     this.#smoothS = null;
     this.#lastSampleS = null;
     this.#correcting = false;
+    this.#rate = 1;
   }
 
   /** The first frame of a source was shown at `nowS`. What passed while it loaded may be jumped over: nobody was following yet. */
@@ -157,16 +167,20 @@ export class DelayController {
     // Once off by more than the tolerance, correct all the way, so that the rate does not flutter at its border.
     if (Math.abs(errorS) > config.toleranceS) this.#correcting = true;
     else if (Math.abs(errorS) < config.toleranceS / 4) this.#correcting = false;
-    if (!this.#correcting) return { rate: 1, jumpS: 0 };
-
-    if (errorS > 0) {
-      // Never speed towards an empty buffer.
-      const safeS = Math.min(0.25, sample.targetS / 4);
-      if (sample.bufferS < safeS) return { rate: 1, jumpS: 0 };
+    // Never speed towards an empty buffer.
+    const thin = errorS > 0 && sample.bufferS < Math.min(0.25, sample.targetS / 4);
+    if (!this.#correcting || thin) {
+      this.#rate = 1;
+    } else {
       const limit = errorS > config.hurryS ? config.hurryRate : config.maxRate;
-      return { rate: quantise(Math.min(limit, 1 + Math.max(0.01, errorS * GAIN))), jumpS: 0 };
+      const wanted =
+        errorS > 0 ? Math.min(limit, 1 + Math.max(STEP, errorS * GAIN)) : Math.max(config.minRate, 1 - Math.max(STEP, -errorS * GAIN));
+      if (Math.abs(wanted - this.#rate) > STEP * 0.99 && sample.nowS >= this.#holdUntilS) {
+        this.#rate = quantise(wanted);
+        this.#holdUntilS = sample.nowS + HOLD_S;
+      }
     }
-    return { rate: quantise(Math.max(config.minRate, 1 - Math.max(0.01, -errorS * GAIN))), jumpS: 0 };
+    return { rate: this.#rate, jumpS: 0 };
   }
 }
 

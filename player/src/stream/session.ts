@@ -50,6 +50,11 @@ const LONG_PAUSE_S = 20;
 const SEEK_GRACE_S = 2;
 /** A playhead that rests this close to the end of a complete playlist has reached it. */
 const END_S = 1;
+/**
+ * A pause this soon after a change of the rate is not the viewer's, seconds: WebKit with GStreamer flushes its pipeline for it, reports the
+ * pipeline's own pause, and now and then stays there.
+ */
+const STEER_S = 1;
 /** A playhead that rests this long with media ahead of it is woken. */
 const WAKE_S = 2;
 /** A playhead that rests this long without an event is dry as well. */
@@ -76,6 +81,7 @@ export class Session {
   #pausedS: number | null = null;
   #loadedS = -Infinity;
   #seekedS = -Infinity;
+  #steeredS = -Infinity;
   #lastTime = 0;
   #movedS = 0;
   #targetOverrideS: number | null;
@@ -107,9 +113,10 @@ export class Session {
       this.#delay.resync();
     });
     on('pause', () => {
-      this.#pausedS = nowS();
+      if (this.#transport && this.phase !== 'ended' && this.#steering()) void this.play();
+      else this.#pausedS = nowS();
     });
-    on('play', () => this.#resumed());
+    on('play', () => this.#steering() || this.#resumed());
     on('error', () => {
       if (video.error && video.getAttribute('src')?.startsWith('blob:')) this.#lostDecoder();
     });
@@ -445,7 +452,7 @@ export class Session {
     }
     if (this.phase === 'playing' && video.currentTime === this.#lastTime && now - this.#movedS > SILENT_STALL_S) this.#dry();
     if (this.phase !== 'playing' || !this.#following || video.seeking || !timing.live) {
-      if (video.playbackRate !== 1) video.playbackRate = 1;
+      this.#steer(1);
       return;
     }
     const command = this.#delay.update({
@@ -454,8 +461,12 @@ export class Session {
       targetS: this.#targetS(timing.targetS),
       bufferS: bufferAhead(video),
     });
-    if (command.jumpS > 0) this.#jump(command.jumpS);
-    else if (video.playbackRate !== command.rate) video.playbackRate = command.rate;
+    if (command.jumpS > 0) {
+      this.#steeredS = now;
+      this.#jump(command.jumpS);
+    } else {
+      this.#steer(command.rate);
+    }
   }
 
   #timing(): Timing | null {
@@ -469,6 +480,16 @@ export class Session {
   #targetS(askedS: number): number {
     // A viewer may ask for more delay, never for less than the server says is safe.
     return Math.max(askedS, this.#targetOverrideS ?? 0);
+  }
+
+  #steering(): boolean {
+    return nowS() - this.#steeredS < STEER_S;
+  }
+
+  #steer(rate: number): void {
+    if (this.#video.playbackRate === rate) return;
+    this.#steeredS = nowS();
+    this.#video.playbackRate = rate;
   }
 
   #jump(forwardS: number): void {

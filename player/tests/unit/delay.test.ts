@@ -121,6 +121,16 @@ describe('the delay controller', () => {
     expect(viewer.rates.every((rate) => rate === 1)).toBe(true);
   });
 
+  it('changes the rate seldom on its way back', () => {
+    const viewer = new Viewer(TARGET_S + 2);
+    let step = 0;
+    viewer.noise = () => [0.05, -0.05, 0.02, -0.02][step++ % 4]!;
+    viewer.play(60);
+    expect(viewer.distanceS).toBeCloseTo(TARGET_S, 1);
+    const changes = viewer.rates.filter((rate, i) => i > 0 && rate !== viewer.rates[i - 1]).length;
+    expect(changes).toBeLessThanOrEqual(4);
+  });
+
   it('follows a target that the server changes', () => {
     const controller = new DelayController();
     let distanceS = 1;
