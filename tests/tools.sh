@@ -53,7 +53,8 @@ packages "other encoders that publish: GStreamer's own RTMP, and librtmp through
   gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav
 packages "the encoder that most streamers have, with a screen and OpenGL by the processor" obs-studio xvfb libgl1-mesa-dri
 packages "an ACME server" pebble
-packages "the browsers of the end-to-end tests" chromium firefox-esr
+packages "the browsers of the end-to-end tests" chromium firefox-esr webkit2gtk-driver xvfb
+packages "what WebKitGTK decodes and plays with" gstreamer1.0-plugins-base gstreamer1.0-plugins-good gstreamer1.0-plugins-bad gstreamer1.0-libav
 packages "to build the tools from crates.io" curl ca-certificates build-essential pkg-config cmake
 
 # The reverse proxies that infra/proxy has samples for.
