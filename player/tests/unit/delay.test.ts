@@ -124,7 +124,7 @@ describe('the delay controller', () => {
   it('changes the rate seldom on its way back', () => {
     const viewer = new Viewer(TARGET_S + 2);
     let step = 0;
-    viewer.noise = () => [0.05, -0.05, 0.02, -0.02][step++ % 4]!;
+    viewer.noise = () => [0.05, -0.05, 0.02, -0.02][step++ % 4] ?? 0;
     viewer.play(60);
     expect(viewer.distanceS).toBeCloseTo(TARGET_S, 1);
     const changes = viewer.rates.filter((rate, i) => i > 0 && rate !== viewer.rates[i - 1]).length;
