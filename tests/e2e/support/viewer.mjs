@@ -38,8 +38,9 @@ export function viewer(evaluate) {
       }, seconds).catch((error) => { throw new Error(`${error.message}: ${JSON.stringify(seen)}`); });
     },
 
-    /** The playhead and the painted picture go on together; the picture's own clock too where it can be read. */
+    /** The picture is on the page, and playhead and painted frames go on together. */
     async advances(seconds = 30) {
+      assert.ok((await self.video('getBoundingClientRect().width')) > 0, 'the video has no place on the page');
       await self.countPainted();
       const [time, painted] = [await self.video('currentTime'), await self.painted()];
       await until('the playhead advances', async () => (await self.video('currentTime')) > time + 2, seconds);
