@@ -425,7 +425,9 @@ impl Repair {
                 data,
             } => {
                 let offset_ms = sane(composition_offset_ms);
+                let before = out.len();
                 let (ms, raw) = self.place_video(timestamp_ms, at, out);
+                let broken = out.len() > before;
                 let times = self.grid.times(ms, offset_ms, raw, idr);
                 // Equal stamps, and small steps back: one behind the other, and what is presented moves along.
                 let late = self
@@ -440,7 +442,7 @@ impl Repair {
                     idr,
                     data,
                 }));
-                self.sound.video_frontier(pts, out);
+                self.sound.video_frontier(pts, broken, out);
             }
             IngestEvent::Audio { timestamp_ms, data } => {
                 if self.audio_config.is_none() {

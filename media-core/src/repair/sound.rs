@@ -182,11 +182,12 @@ impl Sound {
         }
     }
 
-    /// The picture has come to this time, ticks of [`VIDEO_TIMESCALE`]: sound must not lag far behind.
-    pub(super) fn video_frontier(&mut self, ticks: i64, out: &mut Vec<Repaired>) {
+    /// The picture has come to this time, ticks of [`VIDEO_TIMESCALE`]: sound must not lag far behind. `broken`: it came there behind a
+    /// discontinuity. Only then may sound begin anew; a leap of presentation times alone is filled however long it is.
+    pub(super) fn video_frontier(&mut self, ticks: i64, broken: bool, out: &mut Vec<Repaired>) {
         self.frontier = self.frontier.max(self.video(ticks));
         let missing = self.frontier - self.lag - self.end();
-        if missing > self.samples(MOST_FILL_MS) {
+        if broken && missing > self.samples(MOST_FILL_MS) {
             self.place = Place::From(self.frontier);
         } else if missing > 0 {
             self.fill(
