@@ -153,15 +153,6 @@ pub struct Server {
     pub note: String,
 }
 
-/// What a box knows of its publisher, for the studio page.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StudioNotes {
-    /// Name and version of the encoder.
-    pub encoder: Option<String>,
-    /// What to change in the encoder, sentences.
-    pub warnings: Vec<String>,
-}
-
 /// What the studio page shows: `GET /api/studio/{stream}`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Studio {
@@ -179,26 +170,11 @@ pub struct Studio {
     pub key: String,
     /// The tracks that are live.
     pub tracks: Vec<TrackSummary>,
-    /// Name and version of the encoder.
-    pub encoder: Option<String>,
-    /// What to change in the encoder.
-    pub warnings: Vec<String>,
 }
 
 impl Studio {
-    /// Of a stream, whoever asks: check the secret first ([`StreamEntry::opens_studio`]). Notes are of a broadcast: without one they are
-    /// past.
-    pub fn new(
-        entry: StreamEntry,
-        summary: StreamSummary,
-        servers: Vec<Server>,
-        notes: StudioNotes,
-    ) -> Self {
-        let notes = if summary.live {
-            notes
-        } else {
-            StudioNotes::default()
-        };
+    /// Of a stream, whoever asks: check the secret first ([`StreamEntry::opens_studio`]).
+    pub fn new(entry: StreamEntry, summary: StreamSummary, servers: Vec<Server>) -> Self {
         Self {
             stream: summary.name,
             live: summary.live,
@@ -207,8 +183,6 @@ impl Studio {
             servers,
             key: entry.key,
             tracks: summary.tracks,
-            encoder: notes.encoder,
-            warnings: notes.warnings,
         }
     }
 }
@@ -293,34 +267,26 @@ mod tests {
     }
 
     #[test]
-    fn the_studio_shows_notes_of_a_publisher_only_while_it_is_live() {
+    fn the_studio_shows_where_to_publish_with_which_key() {
         let broadcast = on_air();
         let studio = |on_air| {
             let summary = StreamSummary::new("demo".parse().unwrap(), on_air, 0);
-            let notes = StudioNotes {
-                encoder: Some("OBS".to_owned()),
-                warnings: vec!["Send a key frame every 2 s.".to_owned()],
-            };
             let server = Server {
                 url: "rtmps://live.example.org:1936/live".to_owned(),
                 note: String::new(),
             };
-            serde_json::to_value(Studio::new(entry(), summary, vec![server], notes)).unwrap()
+            serde_json::to_value(Studio::new(entry(), summary, vec![server])).unwrap()
         };
         let live = studio(OnAir::now(&broadcast));
         assert_eq!(live["stream"], "demo");
         assert_eq!(live["key"], entry().key);
-        assert_eq!(live["encoder"], "OBS");
         assert_eq!(
             live["servers"],
             json!([{ "url": "rtmps://live.example.org:1936/live", "note": "" }])
         );
         assert!(live.get("name").is_none());
-        let off = studio(None);
-        assert_eq!(
-            (&off["encoder"], &off["warnings"]),
-            (&json!(null), &json!([]))
-        );
+        assert_eq!(live["live"], true);
+        assert_eq!(studio(None)["live"], false);
     }
 
     #[test]

@@ -33,7 +33,7 @@ mod server;
 mod tests;
 mod text;
 
-pub use crate::api::{Server, Studio, StudioNotes, TrackSummary};
+pub use crate::api::{Server, Studio, TrackSummary};
 pub use edge::{Edge, EdgeError};
 pub use files::{FileError, load_directory, save_directory};
 pub use http::Http01;

@@ -206,8 +206,6 @@ export class MockServer {
         { url: 'rtmp://192.168.1.20:1935/live', note: 'On this network.' },
       ],
       key: stream.key,
-      encoder: stream.live ? 'OBS 31.0.1' : null,
-      warnings: stream.live ? ['The key-frame interval is 8.3 s. Set it to 2 s in the encoder, and viewers start sooner.'] : [],
     });
   }
 

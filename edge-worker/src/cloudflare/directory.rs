@@ -25,9 +25,7 @@ use super::{
     binding, now_unix_ms, random,
 };
 use crate::{
-    api::{
-        self, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio, StudioNotes,
-    },
+    api::{self, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio},
     directory::{self, Refusal, StreamEntry},
     routes::{Caching, Problem, Route},
 };
@@ -421,7 +419,7 @@ async fn studio_entry(
     Ok(entry.filter(|entry| entry.opens_studio(authorization.as_deref())))
 }
 
-/// What the studio page shows. Where the ingest is, the configuration says; what the encoder is, only the box would know.
+/// What the studio page shows. Where the ingest is, the configuration says.
 async fn studio_answer(route: &Route, entry: StreamEntry, env: &Env) -> Result<Response> {
     let known = read(env).await?;
     let stream = known.streams.get(&entry.name).cloned().unwrap_or_default();
@@ -434,7 +432,7 @@ async fn studio_answer(route: &Route, entry: StreamEntry, env: &Env) -> Result<R
         note: String::new(),
     });
     let summary = stream.summary(&entry.name);
-    let studio = Studio::new(entry, summary, servers.collect(), StudioNotes::default());
+    let studio = Studio::new(entry, summary, servers.collect());
     answer::json(Some(route), StatusCode::OK, Caching::Never, &studio)
 }
 

@@ -28,7 +28,7 @@ use super::{
     text::Text,
 };
 use crate::{
-    api::{OnAir, StreamSummary, Studio, StudioNotes},
+    api::{OnAir, StreamSummary, Studio},
     audience::{Audience, Beacon},
     directory::{Directory, Refusal, StreamEntry},
     live::Broadcast,
@@ -79,7 +79,6 @@ struct Inner {
     streams: Mutex<Streams>,
     broadcasts: Mutex<Broadcasts>,
     audience: Mutex<HashMap<StreamName, Audience>>,
-    notes: Mutex<HashMap<StreamName, StudioNotes>>,
     objects: Objects,
     assets: Assets,
     /// The bundle's files with their compressed forms.
@@ -128,7 +127,6 @@ impl Edge {
             }),
             broadcasts: Mutex::default(),
             audience: Mutex::default(),
-            notes: Mutex::default(),
             objects: Objects::new(store, config.cache_bytes),
             assets,
             texts: Mutex::default(),
@@ -312,13 +310,6 @@ impl Edge {
         self.0.objects.warm(key, bytes);
     }
 
-    /// What a box knows of the publisher of a stream, for its studio page.
-    pub fn set_studio_notes(&self, stream: &StreamName, notes: StudioNotes) {
-        if self.stream(stream).is_some() {
-            lock(&self.0.notes).insert(stream.clone(), notes);
-        }
-    }
-
     // ---- streams
 
     /// The stream of that name; made with a new key where there is none.
@@ -408,9 +399,8 @@ impl Edge {
         self.reload();
         let entry = self.stream(name)?;
         let summary = self.summary(name);
-        let notes = lock(&self.0.notes).get(name).cloned().unwrap_or_default();
         let servers = self.0.config.servers.clone();
-        Some(Studio::new(entry, summary, servers, notes))
+        Some(Studio::new(entry, summary, servers))
     }
 
     pub(super) fn summaries(&self) -> Vec<StreamSummary> {

@@ -49,12 +49,9 @@ function open(name: string, secret: string): void {
   window.ghostLive = { player };
   const live = h('dd');
   const viewers = h('dd');
-  const encoder = h('dd');
   const delay = h('dd');
   const servers = h('div', { class: 'fields' });
   const key = secretField();
-  const warnings = h('ul', { class: 'warnings' });
-  const warningPanel = h('section', { class: 'panel later', hidden: true }, h('h2', {}, 'Worth changing'), warnings);
   const tracks = h('tbody');
   const trackPanel = h(
     'section',
@@ -83,9 +80,8 @@ function open(name: string, secret: string): void {
         h(
           'section',
           { class: 'panel', 'aria-label': 'State' },
-          h('dl', { class: 'numbers' }, ...pairs([['On air', live], ['Watching', viewers], ['Delay', delay], ['Encoder', encoder]])),
+          h('dl', { class: 'numbers' }, ...pairs([['On air', live], ['Watching', viewers], ['Delay', delay]])),
         ),
-        warningPanel,
         trackPanel,
       ),
       h(
@@ -107,26 +103,18 @@ function open(name: string, secret: string): void {
 
   let shownServers = '';
   let shownTracks = '';
-  let shownWarnings = '';
 
   function show(state: StudioState): void {
     badge.classList.toggle('off', !state.live);
     setText(badge, state.live ? 'Live' : 'Not live');
     setText(live, state.live && state.since ? elapsed(state.since, Date.now()) : '–');
     setText(viewers, String(state.viewers));
-    setText(encoder, state.encoder ?? '–');
     key.set(state.key);
 
     const serverList = JSON.stringify(state.servers);
     if (serverList !== shownServers) {
       shownServers = serverList;
       servers.replaceChildren(...state.servers.map(({ url, note }, index) => field(serverLabel(url), `server-${index}`, url, note)));
-    }
-    const warningList = JSON.stringify(state.warnings);
-    if (warningList !== shownWarnings) {
-      shownWarnings = warningList;
-      warningPanel.hidden = state.warnings.length === 0;
-      warnings.replaceChildren(...state.warnings.map((text) => h('li', {}, text)));
     }
     const trackList = JSON.stringify(state.tracks);
     if (trackList !== shownTracks) {

@@ -28,8 +28,6 @@ export interface StudioState {
   servers: { url: string; note?: string }[];
   key: string;
   tracks: Track[];
-  encoder: string | null;
-  warnings: string[];
 }
 
 /** An answer that was not 2xx, in the server's words. */
