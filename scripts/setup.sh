@@ -48,7 +48,8 @@ rust_version() { rustc --version 2>/dev/null | awk '{print $2}'; }
 
 rust() {
   local have
-  have=$(rust_version)
+  # None is no error: without this, `set -e` would end the script here without a word.
+  have=$(rust_version) || true
   if [ -z "$have" ]; then
     say "Installing Rust by rustup (there is none)"
     packages "to fetch rustup" curl ca-certificates
@@ -66,7 +67,7 @@ rust() {
 node_needed=20.19
 nodejs() {
   local have
-  have=$(node --version 2>/dev/null | tr -d v)
+  have=$(node --version 2>/dev/null | tr -d v) || true
   if [ -n "$have" ] && version_at_least "$node_needed" "$have" && command -v npm >/dev/null; then return; fi
   if [ ! -x "$tools/node/bin/node" ]; then
     packages "to install Node.js" python3-venv
@@ -100,10 +101,7 @@ fresh() {
   printf '%s' "$now" >"$stamp"
 }
 
-player_install() {
-  cd "$root/player"
-  npm ci --no-audit --no-fund --loglevel=error
-}
+player_install() { npm --prefix "$root/player" ci --no-audit --no-fund --loglevel=error; }
 
 player_build() {
   (
