@@ -94,6 +94,10 @@ const HIGH_PROFILES: [u8; 13] = [100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 
 /// Wider or higher than any level allows (level 6.2: 139,264 macroblocks, a side at most sqrt(8 × that)).
 const MAX_SIDE: u64 = 16_888;
 
+/// What a coded picture may hold, cropped or not: level 5.2, such as 4096 × 2304. Sixteen pictures of a higher level are gigabytes that a
+/// publisher of a few kilobytes a second would make a decoder hold.
+pub const MAX_MACROBLOCKS: u64 = 36_864;
+
 /// Reads a sequence parameter set: a NAL unit with its header, without start code or length.
 ///
 /// # Errors
@@ -256,6 +260,14 @@ fn read(bits: &mut Bits<'_>, head: &Head) -> Result<Sps, Error> {
     let coded_height = (u64::from(height_in_units) + 1) * 16 * fields;
     let height = side("a height of", coded_height, (top + bottom) * crop_y)?;
 
+    let macroblocks = coded_width / 16 * (coded_height / 16);
+    if macroblocks > MAX_MACROBLOCKS {
+        return Err(Error::Range {
+            field: "a picture of macroblocks",
+            value: u32::try_from(macroblocks).unwrap_or(u32::MAX),
+        });
+    }
+
     let mut sps = Sps {
         profile_idc: head.profile_idc,
         constraints: head.constraints,
@@ -399,11 +411,8 @@ mod tests {
         data_encoding::HEXLOWER.decode(text.as_bytes()).unwrap()
     }
 
-    #[test]
-    fn a_crop_wider_than_the_picture_is_refused() {
-        // Baseline, 16×16, cropped by 9 chroma samples on the left.
-        // profile 66, constraints 0, level 10, then ue: 0, 0, 2(poc type), 0, flag 0, 0, 0, flag 1, flag 0, crop 1, 9 0 0 0
-        let bits = "1 1 011 1 0 1 1 1 0 1 0001010 1 1 1 0 1000";
+    /// A baseline parameter set with these bits behind profile, constraints and level.
+    fn baseline(bits: &str) -> Vec<u8> {
         let mut bytes = vec![0x67, 66, 0, 10];
         let bits: Vec<u8> = bits
             .bytes()
@@ -414,6 +423,13 @@ mod tests {
             let byte = chunk.iter().fold(0, |byte, bit| byte << 1 | bit);
             bytes.push(byte << (8 - chunk.len()));
         }
+        bytes
+    }
+
+    #[test]
+    fn a_crop_wider_than_the_picture_is_refused() {
+        // 16×16, cropped by 9 chroma samples on the left: ue 0, 0, 2 (poc type), 0, flag 0, sides 0, 0, flags 1, 0, crop 1, 9 0 0 0
+        let bytes = baseline("1 1 011 1 0 1 1 1 0 1 0001010 1 1 1 0 1000");
         assert!(matches!(
             parse(&bytes),
             Err(Error::Range {
@@ -421,6 +437,32 @@ mod tests {
                 ..
             })
         ));
+    }
+
+    #[test]
+    fn a_picture_is_as_large_as_it_is_coded_however_little_of_it_is_shown() {
+        let ue = |value: u32| {
+            let bits = format!("{:b}", value + 1);
+            format!("{}{bits}", "0".repeat(bits.len() - 1))
+        };
+        // Square, cropped on the right and at the bottom to 1280×1280.
+        let parse_square = |macroblocks: u32| {
+            let (side, crop) = (ue(macroblocks - 1), ue((macroblocks * 16 - 1_280) / 2));
+            parse(&baseline(&format!(
+                "1 1 011 1 0 {side} {side} 1 0 1 1 {crop} 1 {crop} 0 1000"
+            )))
+        };
+        let large = parse_square(192).unwrap();
+        assert_eq!((large.width, large.height), (1_280, 1_280));
+        for macroblocks in [193, 1_000] {
+            assert_eq!(
+                parse_square(macroblocks),
+                Err(Error::Range {
+                    field: "a picture of macroblocks",
+                    value: macroblocks * macroblocks,
+                })
+            );
+        }
     }
 
     proptest! {

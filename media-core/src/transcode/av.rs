@@ -86,6 +86,12 @@ pub(super) fn last_error() -> Option<String> {
         })
 }
 
+/// Refuses pictures of more pixels, whichever parameter set announces them: a decoder holds up to sixteen.
+pub(super) fn limit_pixels(context: &mut codec::Context, pixels: i64) {
+    // SAFETY: the context is allocated and not open yet; the field is a plain number.
+    unsafe { (*context.as_mut_ptr()).max_pixels = pixels };
+}
+
 /// Gives a context that is not open yet its out-of-band configuration.
 pub(super) fn set_extradata(context: &mut codec::Context, bytes: &[u8]) -> Result<(), Error> {
     let padding = ffi::AV_INPUT_BUFFER_PADDING_SIZE as usize;

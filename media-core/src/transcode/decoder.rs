@@ -3,7 +3,10 @@
 use ffmpeg_next::{Error as AvError, codec, decoder, frame, packet};
 
 use super::{av, encoder::with_four_byte_lengths, ladder::Picture};
-use crate::media::{FrameRate, VideoConfig, VideoPacket};
+use crate::{
+    codec::sps,
+    media::{FrameRate, VideoConfig, VideoPacket},
+};
 
 pub(super) struct Decoder {
     config: VideoConfig,
@@ -15,6 +18,7 @@ impl Decoder {
         av::init();
         let found = decoder::find(codec::Id::H264).ok_or(AvError::DecoderNotFound)?;
         let mut context = codec::Context::new_with_codec(found);
+        av::limit_pixels(&mut context, 256 * sps::MAX_MACROBLOCKS as i64);
         av::set_extradata(&mut context, &with_four_byte_lengths(&config.avcc))?;
         Ok(Self {
             config,
