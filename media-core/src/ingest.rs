@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use self::{
     config::{Config, Listen, SecondPublisher},
-    server::{BindError, Server},
+    server::{BindError, Server, listen},
 };
 #[cfg(doc)]
 use crate::{edge::Edge, media::Received};

@@ -332,14 +332,14 @@ async fn admit(
     admitting: &Admitting,
 ) -> Result<(Claim, queue::Sender), Denial> {
     let shared = &admitting.shared;
-    let credentials = address::credentials(request).map_err(|error| {
-        let refusal = match error {
-            address::Error::Stream(_) => Refusal::BadName,
-            _ => Refusal::Denied,
-        };
-        Denial::new(refusal, &error.to_string(), None)
+    let credentials = address::credentials(request).map_err(|error| match error {
+        // What is no stream's name may be a key in the wrong field: the encoder's user may see it again, the log may not.
+        address::Error::Stream(_) => Denial {
+            reason: "the address names no stream".to_owned(),
+            ..Denial::new(Refusal::BadName, &error.to_string(), None)
+        },
+        error => Denial::new(Refusal::Denied, &error.to_string(), None),
     })?;
-    let named = credentials.stream.clone();
     let question = Admit {
         key: credentials.key,
         stream: credentials.stream,
@@ -351,13 +351,14 @@ async fn admit(
         ..Denial::new(
             Refusal::Denied,
             "The server could not check the stream key just now; try again.",
-            named.clone(),
+            None,
         )
     };
     let admission = match timeout(deadline, shared.edge.admit(question)).await {
         Ok(Ok(admission)) => admission,
         Ok(Err(EdgeError::Refused(sentence))) => {
-            return Err(Denial::new(Refusal::Denied, &sentence, named));
+            // Without the stream that the address names: a key is also a possible name, and may have been put there.
+            return Err(Denial::new(Refusal::Denied, &sentence, None));
         }
         Ok(Err(error @ EdgeError::Unreachable(_))) => return Err(unanswered(error.to_string())),
         Err(_) => {

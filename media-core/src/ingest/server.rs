@@ -90,7 +90,7 @@ impl Server {
             if protocol == Protocol::Rtmps && tls.is_none() {
                 return Err(BindError::NoCertificate);
             }
-            let listener = listen_on(address)
+            let listener = self::listen(address)
                 .await
                 .map_err(|error| BindError::Listen {
                     protocol,
@@ -150,9 +150,12 @@ impl Server {
     }
 }
 
-async fn listen_on(address: SocketAddr) -> io::Result<TcpListener> {
+/// Listens on an address. On a machine without IPv6, `[::]` is all of IPv4.
+///
+/// # Errors
+/// Of the system, of the address as it was asked for.
+pub async fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     match TcpListener::bind(address).await {
-        // A machine without IPv6: everything is then all of IPv4.
         Err(error)
             if address.ip() == Ipv6Addr::UNSPECIFIED
                 && error.kind() != io::ErrorKind::AddrInUse =>

@@ -116,6 +116,11 @@ impl Reader {
         Ok(())
     }
 
+    /// Another bound from here on.
+    pub fn set_max_unfinished(&mut self, bytes: usize) {
+        self.max_unfinished_bytes = bytes;
+    }
+
     /// The peer gives up the unfinished message of a chunk stream (section 5.4.2).
     pub fn abort(&mut self, id: u32) {
         if let Some(stream) = self.streams.iter_mut().find(|stream| stream.id == id) {

@@ -208,17 +208,14 @@ pub struct Session {
 impl Session {
     /// A session at its beginning. `seed` varies the random bytes of the handshake, whose quality nothing depends on.
     pub fn new(limits: Limits, seed: u64) -> Self {
-        // The unfinished message on one chunk stream may be as long as a message; others run beside it.
-        let unfinished = limits
-            .max_message_bytes
-            .saturating_add(4 * limits.max_command_bytes);
         Self {
             phase: Phase::Hello,
             limits,
             seed,
             input: BytesMut::new(),
             output: Vec::new(),
-            reader: chunk::Reader::new(unfinished),
+            // Before anybody is admitted there are commands alone.
+            reader: chunk::Reader::new(4 * limits.max_command_bytes),
             writer: chunk::Writer::default(),
             events: VecDeque::new(),
             app: None,
@@ -300,6 +297,10 @@ impl Session {
                 "NetStream.Publish.Start",
                 "The stream is live.",
             );
+            // The unfinished message on one chunk stream may be as long as a message; others run beside it.
+            let limits = &self.limits;
+            let unfinished = limits.max_message_bytes + 4 * limits.max_command_bytes;
+            self.reader.set_max_unfinished(unfinished);
             self.phase = Phase::Publishing { stream_id };
         }
     }
