@@ -152,12 +152,17 @@ impl Queue {
         }
     }
 
-    /// The next attempt of a put that failed, or `None` when it was given up meanwhile.
+    /// The next attempt of a put that failed, or `None` when it was given up meanwhile, or has to wait for memory: then it comes once
+    /// more by [`Queue::next_job`]. When a store is back, all that failed are tried again at once, and each would read its segment back.
     pub fn put_again(&mut self, id: u64) -> Option<Put> {
-        if self.objects.get(&id).map(|object| object.state) == Some(State::InFlight)
-            && let Some(put) = self.attempt(id)
-        {
-            return Some(put);
+        if self.objects.get(&id).map(|object| object.state) == Some(State::InFlight) {
+            if !self.may_load(id) {
+                self.wait_again(id);
+                return None;
+            }
+            if let Some(put) = self.attempt(id) {
+                return Some(put);
+            }
         }
         self.landed(id);
         self.release(id);
@@ -236,6 +241,23 @@ impl Queue {
             true => self.large.push_back(id),
             false => self.small.push_back(id),
         }
+    }
+
+    /// A put that is under way gives its place up and waits, by its age.
+    fn wait_again(&mut self, id: u64) {
+        let Some(object) = self.objects.get_mut(&id) else {
+            return;
+        };
+        object.state = State::Waiting;
+        let large = matches!(object.content, Some(Content::Segment(_)));
+        self.in_flight -= 1;
+        self.large_in_flight -= usize::from(large);
+        let waiting = match large {
+            true => &mut self.large,
+            false => &mut self.small,
+        };
+        let at = waiting.iter().position(|other| *other > id);
+        waiting.insert(at.unwrap_or(waiting.len()), id);
     }
 
     pub(super) fn put_landed(&mut self, id: &SegmentId, key: ObjectKey, is_part: bool) {
