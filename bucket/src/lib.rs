@@ -118,11 +118,12 @@ impl Bucket {
         }
     }
 
-    /// Creates the bucket if it is absent, and sets its rules. Objects expire after `expire_days` (at least one day).
+    /// Creates the bucket if it is absent, and sets its rules. Objects expire after `expire_days` (at least one day), or
+    /// never.
     ///
     /// # Errors
     /// [`BucketError`] when the server refuses, or does not answer. A server that has no CORS or lifecycle rules is no error.
-    pub async fn init(&self, expire_days: u32) -> Result<Vec<Step>, BucketError> {
+    pub async fn init(&self, expire_days: Option<u32>) -> Result<Vec<Step>, BucketError> {
         let client = self.client();
         let mut steps = vec![self.create(&client).await?];
         let cors = client
@@ -138,13 +139,16 @@ impl Bucket {
             }
             Err(error) => return Err(self.failed("setting the CORS rules of", &error)),
         });
-        let days = expire_days.max(1);
+        let days = expire_days.map(|days| days.max(1));
         let put = client
             .put_bucket_lifecycle_configuration()
             .bucket(&self.name);
         let lifecycle = put.lifecycle_configuration(lifecycle(days)?).send().await;
         steps.push(match lifecycle {
-            Ok(_) => Step::Done(format!("objects expire after {days} days, unfinished uploads after one")),
+            Ok(_) => Step::Done(match days {
+                Some(days) => format!("objects expire after {days} days, unfinished uploads after one"),
+                None => "objects never expire, unfinished uploads after a day".into(),
+            }),
             Err(error) if is_missing(&error) => {
                 Step::NotThere("this server has no lifecycle rules: what a crash leaves behind is swept at the next start".into())
             }
@@ -208,13 +212,16 @@ fn cors() -> Result<CorsConfiguration, BucketError> {
         .map_err(|error| BucketError::Rule(error.to_string()))
 }
 
-fn lifecycle(days: u32) -> Result<BucketLifecycleConfiguration, BucketError> {
-    let days = i32::try_from(days).unwrap_or(i32::MAX);
+fn lifecycle(days: Option<u32>) -> Result<BucketLifecycleConfiguration, BucketError> {
+    let expiration = days.map(|days| {
+        let days = i32::try_from(days).unwrap_or(i32::MAX);
+        LifecycleExpiration::builder().days(days).build()
+    });
     let rule = LifecycleRule::builder()
         .id("ghost-live")
         .filter(LifecycleRuleFilter::builder().prefix("").build())
         .status(ExpirationStatus::Enabled)
-        .expiration(LifecycleExpiration::builder().days(days).build())
+        .set_expiration(expiration)
         .abort_incomplete_multipart_upload(
             AbortIncompleteMultipartUpload::builder()
                 .days_after_initiation(1)

@@ -35,13 +35,13 @@ async fn get(address: SocketAddr, query: &str) -> String {
 async fn the_bucket_gets_its_rules_and_init_may_be_run_again() {
     let address = free_address();
     let _server = Server::moto(address);
-    let steps = bucket(address).init(7).await.unwrap();
+    let steps = bucket(address).init(Some(7)).await.unwrap();
     assert!(
         steps.iter().all(|step| matches!(step, Step::Done(_))),
         "{steps:?}"
     );
     assert!(steps[0].to_string().contains("created"), "{steps:?}");
-    let again = bucket(address).init(7).await.unwrap();
+    let again = bucket(address).init(Some(7)).await.unwrap();
     assert!(again[0].to_string().contains("is there"), "{again:?}");
     let cors = get(address, "cors").await;
     for part in [
@@ -61,6 +61,9 @@ async fn the_bucket_gets_its_rules_and_init_may_be_run_again() {
     ] {
         assert!(lifecycle.contains(part), "{part} is not in {lifecycle}");
     }
+    let kept = bucket(address).init(None).await.unwrap();
+    assert!(kept[2].to_string().contains("never expire"), "{kept:?}");
+    assert!(!get(address, "lifecycle").await.contains("<Days>"));
 }
 
 #[tokio::test]
@@ -68,7 +71,7 @@ async fn what_a_server_has_not_is_said_in_words_and_is_no_failure() {
     let folder = tempfile::tempdir().unwrap();
     let address = free_address();
     let _server = Server::s3s(folder.path(), address);
-    let steps = bucket(address).init(1).await.unwrap();
+    let steps = bucket(address).init(Some(1)).await.unwrap();
     assert!(folder.path().join("media").is_dir());
     assert!(matches!(steps[0], Step::Done(_)), "{steps:?}");
     for (step, word) in steps[1..].iter().zip(["CORS", "lifecycle"]) {
@@ -86,9 +89,9 @@ async fn a_wrong_key_pair_and_a_server_that_is_not_there_are_failures() {
     let server = Server::s3s(folder.path(), address);
     let mut wrong = bucket(address);
     wrong.access_key_id = "somebody-else".into();
-    let error = wrong.init(1).await.unwrap_err().to_string();
+    let error = wrong.init(Some(1)).await.unwrap_err().to_string();
     assert!(error.contains("the bucket media"), "{error}");
     assert!(!error.contains(SECRET_KEY), "{error}");
     drop(server);
-    assert!(bucket(address).init(1).await.is_err());
+    assert!(bucket(address).init(Some(1)).await.is_err());
 }

@@ -1,6 +1,6 @@
 //! `ghost-live check`: what is wrong with the configuration and the machine, before anything is started.
 
-use std::{net::TcpListener, process::ExitCode};
+use std::process::ExitCode;
 
 use media_core::{
     publish::{RemoteEdge, Store, store},
@@ -37,7 +37,7 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
         )),
         Err(error) => Finding::Wrong(error.to_string()),
     });
-    findings.extend(ports(&config));
+    findings.extend(ports(&config).await);
     findings.extend(certificate(&config));
     findings.push(store(&config));
     let probed = tokio::task::spawn_blocking(transcode::probe)
@@ -64,7 +64,7 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
     }
 }
 
-fn ports(config: &Config) -> Vec<Finding> {
+async fn ports(config: &Config) -> Vec<Finding> {
     let listens = [
         ("web.listen", config.web.listen.0),
         (
@@ -74,19 +74,20 @@ fn ports(config: &Config) -> Vec<Finding> {
         ("ingest.rtmp", config.ingest.rtmp.0),
         ("ingest.rtmps", config.ingest.rtmps.0),
     ];
-    let used = listens
-        .into_iter()
-        .filter_map(|(key, address)| Some((key, address?)));
-    used.map(|(key, address)| match TcpListener::bind(address) {
-        Ok(_) => Finding::Good(format!(
-            "{key} can listen on {address}: let port {}/tcp in from outside",
-            address.port()
-        )),
-        Err(error) => Finding::Wrong(format!(
-            "{key} cannot listen on {address}: {error}; is Ghost Live running already?"
-        )),
-    })
-    .collect()
+    let mut findings = Vec::new();
+    for (key, address) in listens {
+        let Some(address) = address else { continue };
+        findings.push(match media_core::ingest::listen(address).await {
+            Ok(_) => Finding::Good(format!(
+                "{key} can listen on {address}: let port {}/tcp in from outside",
+                address.port()
+            )),
+            Err(error) => Finding::Wrong(format!(
+                "{key} cannot listen on {address}: {error}; is Ghost Live running already?"
+            )),
+        });
+    }
+    findings
 }
 
 fn certificate(config: &Config) -> Vec<Finding> {

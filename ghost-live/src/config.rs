@@ -406,13 +406,8 @@ impl Config {
             return url.trim_end_matches('/').to_owned();
         }
         if let Some(url) = &self.edge.url {
-            // The edge serves the viewers; its address may be written as the link's.
-            let url = url.trim_end_matches('/');
-            return match url.split_once("://") {
-                Some(("ws", rest)) => format!("http://{rest}"),
-                Some(("wss", rest)) => format!("https://{rest}"),
-                _ => url.to_owned(),
-            };
+            // The edge serves the viewers.
+            return url.trim_end_matches('/').to_owned();
         }
         if let (Some(domain), Some(https)) = (self.tls.acme.domains.first(), self.web.tls_listen.0)
         {

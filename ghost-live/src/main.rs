@@ -100,9 +100,10 @@ enum BucketCommand {
     Init {
         #[command(flatten)]
         files: Files,
-        /// Objects older than this are deleted by the store itself, days: a net under what the server deletes.
-        #[arg(long, default_value_t = 2)]
-        expire_days: u32,
+        /// Objects older than this are deleted by the store itself, days: a net under what the server deletes. More than your longest
+        /// broadcast takes [default: 30, and never with publish.keep].
+        #[arg(long)]
+        expire_days: Option<u32>,
     },
 }
 

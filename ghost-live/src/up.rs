@@ -3,8 +3,8 @@
 use std::{
     fs,
     io::Write as _,
-    net::{Ipv4Addr, SocketAddr},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    net::SocketAddr,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -48,6 +48,15 @@ const LAST_ANSWERS: Duration = Duration::from_millis(500);
 /// How long the start waits for a remote edge to take the streams; after that it goes on trying beside the rest.
 const EDGE_ANSWERS: Duration = Duration::from_secs(10);
 
+/// How often a bucket is swept of what a crash left behind.
+const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// When the store deletes objects by itself, days: a broadcast's headers are written once, so no broadcast lasts longer.
+const EXPIRE_DAYS: u32 = 30;
+
+/// Open files beside viewers: publishers, uploads, the spool.
+const OTHER_FILES: usize = 1_000;
+
 /// Random characters of a link secret.
 const SECRET_BYTES: usize = 32;
 
@@ -73,6 +82,7 @@ pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
     let config = Config::load(files)?;
     config.validate()?;
     make_data_folder(&config.data)?;
+    raise_file_limit(config.web.max_connections);
     let mut running = JoinSet::new();
     // Two steps, so that viewers still hear of the end when the broadcasts have closed.
     let (stop_media, stop_web) = (CancellationToken::new(), CancellationToken::new());
@@ -171,13 +181,32 @@ async fn interrupted() {
     }
 }
 
-/// The data folder, for its owner alone: it has keys.
+/// The data folder, for its owner alone: it has keys. One that is there already is left as its owner made it.
 fn make_data_folder(folder: &Path) -> anyhow::Result<()> {
-    fs::DirBuilder::new()
+    let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .with_context(|| format!("making the data folder {}", folder.display()))
+        .and_then(|()| fs::metadata(folder));
+    let made = made.with_context(|| format!("making the data folder {}", folder.display()))?;
+    if made.permissions().mode() & 0o077 != 0 {
+        tracing::warn!(folder = %folder.display(), "others on this machine can look into the data folder: chmod 700");
+    }
+    Ok(())
+}
+
+/// A shell's usual limit is 1,024 open files, and each viewer is one; without files left, uploads and publishers fail with them.
+fn raise_file_limit(viewers: usize) {
+    let needed = viewers.saturating_add(OTHER_FILES) as u64;
+    match rlimit::increase_nofile_limit(needed) {
+        Ok(limit) if limit < needed => tracing::warn!(
+            limit,
+            needed,
+            "fewer files may be open than web.max_connections has viewers: raise the hard limit (ulimit -Hn, LimitNOFILE)"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(%error, "the limit of open files could not be raised"),
+    }
 }
 
 /// The certificates of RTMPS and HTTPS.
@@ -230,14 +259,7 @@ fn identity(
 }
 
 async fn listen(address: SocketAddr, key: &str) -> anyhow::Result<TcpListener> {
-    let bound = match TcpListener::bind(address).await {
-        // A machine without IPv6.
-        Err(_) if address.is_ipv6() && address.ip().is_unspecified() => {
-            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
-        }
-        bound => bound,
-    };
-    bound.with_context(|| {
+    media_core::ingest::listen(address).await.with_context(|| {
         format!("cannot listen on {address}: set {key} to another address and port, or to \"off\"")
     })
 }
@@ -284,6 +306,7 @@ async fn start_edge(
         },
         cache_bytes: usize::try_from(config.web.cache_mib).unwrap_or(usize::MAX >> 20) << 20,
         max_connections: config.web.max_connections,
+        sweep: !config.publish.keep,
         ..web::Config::default()
     };
     let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;
@@ -387,6 +410,24 @@ async fn give_streams(
     Ok(())
 }
 
+/// Deletes from a bucket whose edge is elsewhere what a crash left behind; an edge with the store in its own process does it itself.
+async fn sweep(store: Store, min_age: Duration, stop: CancellationToken) -> anyhow::Result<()> {
+    let work = async {
+        loop {
+            match store.sweep(min_age, |_| false).await {
+                Ok(0) => {}
+                Ok(broadcasts) => {
+                    tracing::info!(broadcasts, "what they had left in the store is deleted");
+                }
+                Err(error) => tracing::warn!(%error, "the store could not be swept"),
+            }
+            tokio::time::sleep(SWEEP_EVERY).await;
+        }
+    };
+    stop.run_until_cancelled(work).await;
+    Ok(())
+}
+
 /// Where encoders connect.
 struct Addresses {
     rtmp: Option<SocketAddr>,
@@ -410,6 +451,11 @@ async fn start_media(
     // What a crash left there belongs to broadcasts that go on without it.
     let spool = config.data.join("spool");
     media_core::publish::clean_spool(&spool);
+    if let (Some(_), false) = (&remote, config.publish.keep) {
+        // Objects of a broadcast that is over are still asked for during two windows.
+        let min_age = SWEEP_EVERY + Duration::from_secs(2 * u64::from(config.broadcast.window_s));
+        running.spawn(sweep(store.clone(), min_age, stop.clone()));
+    }
     let started = Instant::now();
     let transcode = config.transcode.clone();
     let encoder =
@@ -609,11 +655,18 @@ pub(crate) async fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Re
 ///
 /// # Errors
 /// When no bucket is configured, or the server refuses.
-pub(crate) async fn init_bucket(files: &Files, expire_days: u32) -> anyhow::Result<()> {
+pub(crate) async fn init_bucket(files: &Files, expire_days: Option<u32>) -> anyhow::Result<()> {
     let config = Config::load(files)?;
     if config.store.kind != store::Kind::S3 {
         bail!("no bucket is configured: set store.kind = \"s3\" and [store.s3]");
     }
+    let expire_days = match (config.publish.keep, expire_days) {
+        (true, Some(_)) => bail!(
+            "publish.keep is true, and a rule that expires objects would delete what is kept: leave --expire-days out"
+        ),
+        (true, None) => None,
+        (false, days) => Some(days.unwrap_or(EXPIRE_DAYS)),
+    };
     let s3 = &config.store.s3;
     let credentials = s3.credentials()?;
     let bucket = bucket::Bucket {
