@@ -18,8 +18,7 @@ use protocol::{
     object_key::ObjectKey,
 };
 use serde::de::DeserializeOwned;
-use sha2::{Digest, Sha256};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     Edge, EdgeError,
@@ -37,6 +36,10 @@ use crate::{
 
 /// How long a blocked request waits.
 const PATIENCE: Duration = Duration::from_millis(Head::DEADLINE_MS);
+/// A question or a beacon is a few kilobytes: its body must have come by then.
+const QUESTION: Duration = Duration::from_secs(10);
+/// An object is megabytes, and comes over a box's uplink next to its other objects.
+const UPLOAD: Duration = Duration::from_secs(60);
 
 /// Gives the answer to a token of ACME's HTTP-01 challenge while it is being validated (RFC 8555 section 8.3).
 pub type Http01 = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
@@ -219,25 +222,30 @@ fn object_problem(error: ObjectError) -> Problem {
     }
 }
 
-/// Reads a body of at most `limit` bytes.
-async fn read(body: Body, limit: usize) -> Result<Bytes, Problem> {
+/// Reads a body of at most `limit` bytes that has come whole within `patience`: a slow one would hold its connection.
+async fn read(body: Body, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Problem::too_large());
     }
-    let mut read = BytesMut::new();
-    let mut chunks = body.into_data_stream();
-    while let Some(chunk) = chunks.next().await {
-        let chunk = chunk.map_err(|_| Problem::body("The body was cut off."))?;
-        if read.len() + chunk.len() > limit {
-            return Err(Problem::too_large());
+    let whole = async {
+        let mut read = BytesMut::new();
+        let mut chunks = body.into_data_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|_| Problem::body("The body was cut off."))?;
+            if read.len() + chunk.len() > limit {
+                return Err(Problem::too_large());
+            }
+            read.extend_from_slice(&chunk);
         }
-        read.extend_from_slice(&chunk);
-    }
-    Ok(read.freeze())
+        Ok(read.freeze())
+    };
+    timeout(patience, whole)
+        .await
+        .unwrap_or_else(|_| Err(Problem::slow()))
 }
 
 async fn read_json<T: DeserializeOwned>(body: Body, limit: usize) -> Result<T, Problem> {
-    api::read(&read(body, limit).await?)
+    api::read(&read(body, limit, QUESTION).await?)
 }
 
 fn asset_type(path: &str) -> &'static str {
@@ -407,39 +415,43 @@ impl Edge {
     }
 
     /// The parts of a running segment as they come. An error cuts the answer off, so that nobody takes it for whole.
-    fn running(
+    pub(super) fn running(
         self,
         live: Arc<Live>,
         track: usize,
         msn: u64,
     ) -> impl Stream<Item = Result<Bytes, ObjectError>> + Send {
         let feed = live.feed(track);
-        stream::try_unfold(
-            (self, live, feed, 0_usize),
-            move |(edge, live, mut feed, have)| async move {
-                let Some(watched) = feed.as_mut() else {
-                    return Err(ObjectError::Absent);
+        stream::try_unfold(Some((self, live, feed, 0_usize)), move |more| async move {
+            let Some((edge, live, mut feed, have)) = more else {
+                return Ok(None);
+            };
+            let Some(watched) = feed.as_mut() else {
+                return Err(ObjectError::Absent);
+            };
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                let closing = watched.borrow_and_update().closing;
+                let next = match live.segment(track, msn, have) {
+                    SegmentSource::Running(next) => next,
+                    // Completed before anything of it was sent.
+                    SegmentSource::Complete(key) => {
+                        return Ok(Some((edge.objects().get(&key).await?, None)));
+                    }
+                    SegmentSource::Rest(rest) if rest.is_empty() => return Ok(None),
+                    SegmentSource::Rest(mut rest) => Some(rest.swap_remove(0)),
+                    _ => return Err(ObjectError::Absent),
                 };
-                let deadline = Instant::now() + PATIENCE;
-                loop {
-                    let closing = watched.borrow_and_update().closing;
-                    let next = match live.segment(track, msn, have) {
-                        SegmentSource::Running(next) => next,
-                        SegmentSource::Rest(rest) if rest.is_empty() => return Ok(None),
-                        SegmentSource::Rest(mut rest) => Some(rest.swap_remove(0)),
-                        _ => return Err(ObjectError::Absent),
-                    };
-                    if let Some(key) = next {
-                        let bytes = edge.objects().get(&key).await?;
-                        return Ok(Some((bytes, (edge, live, feed, have + 1))));
-                    }
-                    let more = timeout_at(deadline, watched.changed()).await;
-                    if closing || !matches!(more, Ok(Ok(()))) {
-                        return Err(ObjectError::Absent);
-                    }
+                if let Some(key) = next {
+                    let bytes = edge.objects().get(&key).await?;
+                    return Ok(Some((bytes, Some((edge, live, feed, have + 1)))));
                 }
-            },
-        )
+                let more = timeout_at(deadline, watched.changed()).await;
+                if closing || !matches!(more, Ok(Ok(()))) {
+                    return Err(ObjectError::Absent);
+                }
+            }
+        })
     }
 
     // ---- the rest of what viewers ask
@@ -556,17 +568,14 @@ impl Edge {
 
     fn file(&self, path: &str, caching: Caching, headers: &HeaderMap) -> Result<Answer, Problem> {
         let text = self.asset(path).ok_or_else(Problem::not_found)?;
-        let digest = Sha256::digest(text.plain());
-        let etag: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
-        // Weak: the compressed forms are the same file.
-        let etag = format!("W/\"{etag}\"");
-        if matches_etag(headers.get(header::IF_NONE_MATCH), &etag) {
+        let etag = text.etag();
+        if matches_etag(headers.get(header::IF_NONE_MATCH), etag) {
             return Ok(tagged(
                 Answer {
                     caching,
                     ..Answer::empty(StatusCode::NOT_MODIFIED)
                 },
-                &etag,
+                etag,
             ));
         }
         let kind = asset_type(path);
@@ -578,7 +587,7 @@ impl Edge {
             true => Coding::negotiate(headers),
             false => Coding::Identity,
         };
-        Ok(tagged(Answer::text(&text, caching, kind, coding), &etag))
+        Ok(tagged(Answer::text(&text, caching, kind, coding), etag))
     }
 
     fn check_studio(&self, stream: &StreamName, headers: &HeaderMap) -> Result<(), Problem> {
@@ -662,7 +671,7 @@ impl Edge {
                 Answer::json(&self.open(&question).await.map_err(edge_problem)?)
             }
             Route::Put(key) => {
-                let bytes = read(body, MAX_OBJECT_BYTES).await?;
+                let bytes = read(body, MAX_OBJECT_BYTES, UPLOAD).await?;
                 self.objects()
                     .put(key, bytes)
                     .await
@@ -670,7 +679,8 @@ impl Edge {
                 Ok(Answer::empty(StatusCode::CREATED))
             }
             Route::PutStream(name) => {
-                let entry = api::read_entry(name, &read(body, MAX_QUESTION_BYTES).await?)?;
+                let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
+                let entry = api::read_entry(name, &body)?;
                 // A file is written: not on the runtime's own threads.
                 let edge = self.clone();
                 let put = tokio::task::spawn_blocking(move || edge.put_stream(entry)).await;
@@ -776,6 +786,20 @@ impl Range {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[tokio::test]
+    async fn a_body_must_come_whole_within_its_time() {
+        let begun = stream::iter([Ok::<_, std::io::Error>(Bytes::from_static(b"{"))]);
+        let slow = Body::from_stream(begun.chain(stream::pending()));
+        let read_slow = read(slow, 100, Duration::from_millis(20)).await;
+        assert_eq!(
+            read_slow.unwrap_err().status,
+            StatusCode::REQUEST_TIMEOUT,
+            "a body that stops has a deadline"
+        );
+        let whole = read(Body::from("{}"), 100, Duration::from_secs(10)).await;
+        assert_eq!(whole.unwrap(), "{}");
+    }
 
     #[test]
     fn ranges_are_read_as_rfc_9110_has_them() {

@@ -1,13 +1,19 @@
 //! Connections: HTTP/1.1, and HTTP/2 where TLS negotiated it.
 //!
-//! Limits: so many connections (more wait in the listener's queue), a time for the TLS handshake, for a request's head and between
-//! requests, and for a peer that does not read. HTTP/2 without TLS is off: browsers do not speak it, and scanners do.
+//! Limits: so many connections (more wait in the listener's queue) and few for one address when they run out, a time for the TLS
+//! handshake, for a request's head and between requests, for a peer that does not read, and for an HTTP/2 connection at all. HTTP/2
+//! without TLS is off: browsers do not speak it, and scanners do.
 
 use std::{
+    collections::HashMap,
     convert::Infallible,
     io,
+    net::{IpAddr, Ipv6Addr},
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -18,12 +24,12 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
-    time::{Instant, Sleep, sleep_until, timeout},
+    time::{Instant, Sleep, sleep, sleep_until, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Edge, Http01, http::Site};
+use super::{Edge, Http01, http::Site, lock};
 
 /// Gives the TLS configuration that holds now, asked for each connection, so that a renewed certificate is used at once. Its
 /// `alpn_protocols` decide about HTTP/2: `h2` and `http/1.1`, in this order.
@@ -32,6 +38,11 @@ pub type Tls = Arc<dyn Fn() -> Arc<rustls::ServerConfig> + Send + Sync>;
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A peer that takes nothing for so long is cut off.
 const STALLED: Duration = Duration::from_secs(30);
+/// An HTTP/2 connection is asked to go (GOAWAY) after so long, and its peer opens another: one that takes streams and never reads them
+/// would keep old objects in memory for as long as it stays.
+const MAX_AGE: Duration = Duration::from_secs(600);
+/// What is under way on a connection that was asked to go gets so long: more than a blocked request waits.
+const LEAVING: Duration = Duration::from_secs(30);
 /// What is under way at the end gets so long.
 const GRACE: Duration = Duration::from_secs(5);
 /// Blocked requests, segments and preloads of one page, with room for several tabs behind one proxy.
@@ -45,7 +56,9 @@ pub async fn serve(
     http01: Option<Http01>,
     shutdown: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(edge.config().max_connections));
+    let max = edge.config().max_connections;
+    let permits = Arc::new(Semaphore::new(max));
+    let addresses = Addresses::default();
     let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
     let site = Site { edge, http01 };
     let connections = TaskTracker::new();
@@ -58,8 +71,8 @@ pub async fn serve(
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Out of file descriptors, or the peer went already: neither ends the listener.
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -67,10 +80,21 @@ pub async fn serve(
                 continue;
             }
         };
+        let scarce = permits.available_permits() < max / 4;
+        let Some(address) = addresses.try_add(peer.ip(), if scarce { max / 4 } else { max }) else {
+            tracing::debug!(peer = %peer.ip(), "a connection was refused: few are left, and its address has a quarter of all");
+            continue;
+        };
         let (site, tls, shutdown) = (site.clone(), tls.clone(), shutdown.clone());
         connections.spawn(async move {
-            let _permit = permit;
-            if let Err(error) = connection(stream, site, tls, header_timeout, shutdown).await {
+            let _held = (permit, address);
+            // A spread, so that those who came together do not all come again together.
+            let age = MAX_AGE + Duration::from_secs(u64::from(peer.port() % 256));
+            let limits = Limits {
+                first_request: header_timeout,
+                age,
+            };
+            if let Err(error) = connection(stream, site, tls, limits, shutdown).await {
                 tracing::debug!(%error, "a connection ended badly");
             }
         });
@@ -85,25 +109,32 @@ pub async fn serve(
     }
 }
 
+/// How long a connection may be without a request, and how long it may live where that is bounded.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    first_request: Duration,
+    age: Duration,
+}
+
 async fn connection(
     stream: TcpStream,
     site: Site,
     tls: Option<Tls>,
-    header_timeout: Duration,
+    limits: Limits,
     shutdown: CancellationToken,
 ) -> io::Result<()> {
     // A part's last bytes must not wait for an acknowledgement.
     stream.set_nodelay(true)?;
     let stream = Stalling::new(stream);
     let Some(tls) = tls else {
-        return http1(stream, site, header_timeout, shutdown).await;
+        return http1(stream, site, limits.first_request, shutdown).await;
     };
     let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls()).accept(stream)).await??;
     match stream.get_ref().1.alpn_protocol() {
-        Some(b"h2") => http2(stream, site, shutdown).await,
+        Some(b"h2") => http2(stream, site, limits, shutdown).await,
         // An ACME server's look at the certificate is over with the handshake.
         Some(b"acme-tls/1") => Ok(()),
-        _ => http1(stream, site, header_timeout, shutdown).await,
+        _ => http1(stream, site, limits.first_request, shutdown).await,
     }
 }
 
@@ -137,7 +168,12 @@ where
     connection.await.map_err(io::Error::other)
 }
 
-async fn http2<S>(stream: S, site: Site, shutdown: CancellationToken) -> io::Result<()>
+async fn http2<S>(
+    stream: S,
+    site: Site,
+    limits: Limits,
+    shutdown: CancellationToken,
+) -> io::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -150,17 +186,90 @@ where
         // A peer that answers no ping is gone.
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
+    let asked = Arc::new(AtomicBool::new(false));
+    let first = asked.clone();
     let service = service_fn(move |request| {
+        first.store(true, Ordering::Relaxed);
         let answer = site.clone().answer(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
+    let aged = async {
+        // Pings begin behind the preface: until then nothing else ends a silent peer.
+        sleep(limits.first_request).await;
+        if asked.load(Ordering::Relaxed) {
+            sleep(limits.age).await;
+        }
+    };
     tokio::select! {
         done = connection.as_mut() => return done.map_err(io::Error::other),
-        () = shutdown.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = aged => {}
+        () = shutdown.cancelled() => {}
     }
-    connection.await.map_err(io::Error::other)
+    connection.as_mut().graceful_shutdown();
+    let leaving = match asked.load(Ordering::Relaxed) {
+        true => LEAVING,
+        // Nothing is under way; without a preface there is nobody to ask either.
+        false => Duration::from_secs(1),
+    };
+    match timeout(leaving, connection).await {
+        Ok(done) => done.map_err(io::Error::other),
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Connections at one time by address.
+#[derive(Debug, Clone, Default)]
+struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+/// One connection of an address; dropping it gives it back.
+#[derive(Debug)]
+struct OfAddress {
+    addresses: Addresses,
+    /// `None` where nothing is counted.
+    address: Option<IpAddr>,
+}
+
+impl Addresses {
+    /// Counts a connection in, unless the address has `max` already. What comes from this machine or a private network is not counted:
+    /// behind a reverse proxy everybody has its address.
+    fn try_add(&self, address: IpAddr, max: usize) -> Option<OfAddress> {
+        let (address, near) = match address.to_canonical() {
+            // One subscriber has a /64.
+            IpAddr::V6(v6) => (
+                Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+                v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
+            ),
+            IpAddr::V4(v4) => (
+                IpAddr::V4(v4),
+                v4.is_loopback() || v4.is_private() || v4.is_link_local(),
+            ),
+        };
+        if !near {
+            let mut counts = lock(&self.0);
+            let count = counts.get(&address).copied().unwrap_or(0);
+            if count >= max {
+                return None;
+            }
+            counts.insert(address, count + 1);
+        }
+        Some(OfAddress {
+            addresses: self.clone(),
+            address: (!near).then_some(address),
+        })
+    }
+}
+
+impl Drop for OfAddress {
+    fn drop(&mut self) {
+        let Some(address) = &self.address else { return };
+        let mut counts = lock(&self.addresses.0);
+        match counts.get_mut(address) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(counts.remove(address)),
+        }
+    }
 }
 
 /// A stream that gives up on a peer that does not read: a write that makes no progress for [`STALLED`] fails.
@@ -236,5 +345,41 @@ impl AsyncWrite for Stalling {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn an_address_has_its_share_and_a_proxy_nearby_has_no_limit() {
+        let addresses = Addresses::default();
+        let add = |address: &str| addresses.try_add(address.parse().unwrap(), 2);
+        let first = add("203.0.113.7").unwrap();
+        let _second = add("::ffff:203.0.113.7").unwrap();
+        assert!(add("203.0.113.7").is_none(), "its share is used up");
+        let _other = add("203.0.113.8").unwrap();
+        drop(first);
+        let _again = add("203.0.113.7").unwrap();
+        let _v6 = [add("2001:db8::1").unwrap(), add("2001:db8::2:3").unwrap()];
+        assert!(add("2001:db8::4").is_none(), "a /64 is one subscriber");
+        let _next = add("2001:db8:0:1::4").unwrap();
+        for near in ["127.0.0.1", "10.1.2.3", "192.168.0.9", "::1", "fd00::1"] {
+            let held: Vec<_> = (0..10).map(|_| add(near).unwrap()).collect();
+            assert_eq!(held.len(), 10, "{near}");
+        }
+    }
+
+    #[test]
+    fn an_address_without_connections_is_forgotten() {
+        let addresses = Addresses::default();
+        let held: Vec<_> = (0..3)
+            .map(|_| addresses.try_add([203, 0, 113, 7].into(), 3).unwrap())
+            .collect();
+        assert_eq!(lock(&addresses.0).len(), 1);
+        drop(held);
+        assert!(lock(&addresses.0).is_empty());
     }
 }

@@ -462,6 +462,34 @@ async fn a_running_dash_segment_is_its_parts_in_order_as_they_come() {
     bench.end().await;
 }
 
+#[tokio::test]
+async fn a_segment_that_is_completed_before_its_first_part_is_sent_comes_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(InMemory::new());
+    let edge = Edge::start(config(folder.path()), store.clone(), assets()).unwrap();
+    edge.ensure_stream(&stream()).unwrap();
+    let mut source = Source::new();
+    let mut messages = source.open();
+    let begun = messages.len();
+    messages.extend(source.segment(3, 0, false));
+    for message in &messages {
+        put_announced(&store, &message.message).await;
+    }
+    let live = edge.begin_broadcast(&id(), &messages[0]).unwrap();
+    let running = begun + 3;
+    for message in &messages[1..running] {
+        live.apply(message, 0).unwrap();
+    }
+    let track = live.track(&"v-720p30".parse().unwrap()).unwrap();
+    // The answer has begun; nobody has asked for its body yet.
+    let body = edge.running(live.clone(), track, 0);
+    for message in &messages[running..] {
+        live.apply(message, 0).unwrap();
+    }
+    let sent: Vec<_> = body.map(|piece| piece.unwrap()).collect().await;
+    assert_eq!(sent, ["segment 0"]);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dash_segment_that_is_lost_in_mid_stream_is_cut_off() {
     let bench = Bench::start().await;
@@ -1067,8 +1095,7 @@ async fn an_edge_that_is_ended_lets_everybody_go_at_once() {
     );
 }
 
-fn certificate() -> (Tls, reqwest::Certificate) {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+fn server_tls(made: &rcgen::CertifiedKey<rcgen::KeyPair>) -> Tls {
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
@@ -1079,8 +1106,13 @@ fn certificate() -> (Tls, reqwest::Certificate) {
         .unwrap();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let config = Arc::new(config);
+    Arc::new(move || config.clone())
+}
+
+fn certificate() -> (Tls, reqwest::Certificate) {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let trusted = reqwest::Certificate::from_der(made.cert.der()).unwrap();
-    (Arc::new(move || config.clone()), trusted)
+    (server_tls(&made), trusted)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1151,6 +1183,41 @@ async fn a_peer_that_never_ends_its_request_is_cut_off() {
     let mut answer = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(5), raw.read_to_end(&mut answer)).await;
     assert!(ended.is_ok(), "the connection stays open");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_negotiates_http2_and_says_nothing_is_cut_off() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let mut trusted = rustls::RootCertStore::empty();
+    trusted.add(made.cert.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut client = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(trusted)
+        .with_no_client_auth();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let bench = Bench::on(
+        tempfile::tempdir().unwrap(),
+        Arc::new(InMemory::new()),
+        Some(server_tls(&made)),
+    )
+    .await;
+    // Nothing at all, and a preface that is never whole.
+    for said in ["", "PRI * HTTP/2.0"] {
+        let tcp = TcpStream::connect(bench.address).await.unwrap();
+        let mut raw = tokio_rustls::TlsConnector::from(Arc::new(client.clone()))
+            .connect("localhost".try_into().unwrap(), tcp)
+            .await
+            .unwrap();
+        assert_eq!(raw.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+        raw.write_all(said.as_bytes()).await.unwrap();
+        raw.flush().await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(10), raw.read_to_end(&mut answer));
+        assert!(ended.await.is_ok(), "{said:?}: the connection stays open");
+    }
     bench.end().await;
 }
 

@@ -7,6 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use http::{HeaderMap, header};
+use sha2::{Digest, Sha256};
 
 /// Shorter texts go as they are.
 const WORTH_IT: usize = 512;
@@ -55,6 +56,7 @@ pub(super) struct Text {
     plain: Bytes,
     gzip: OnceLock<Option<Bytes>>,
     brotli: OnceLock<Option<Bytes>>,
+    etag: OnceLock<String>,
 }
 
 impl Text {
@@ -65,8 +67,13 @@ impl Text {
         }
     }
 
-    pub(super) fn plain(&self) -> &Bytes {
-        &self.plain
+    /// `ETag`: weak, for the compressed forms are the same file.
+    pub(super) fn etag(&self) -> &str {
+        self.etag.get_or_init(|| {
+            let digest = Sha256::digest(&self.plain);
+            let digest: String = digest.iter().take(8).map(|b| format!("{b:02x}")).collect();
+            format!("W/\"{digest}\"")
+        })
     }
 
     /// The body in that coding, or as it is where compressing it does not pay.
@@ -128,13 +135,13 @@ mod tests {
         flate2::read::GzDecoder::new(first.as_ref())
             .read_to_string(&mut read)
             .unwrap();
-        assert_eq!(read.as_bytes(), text.plain());
+        assert_eq!(read.as_bytes(), text.plain);
         let (brotli, _) = text.coded(Coding::Brotli);
         let mut read = Vec::new();
         brotli::Decompressor::new(brotli.as_ref(), 4_096)
             .read_to_end(&mut read)
             .unwrap();
-        assert_eq!(&read, text.plain());
+        assert_eq!(read, text.plain);
         assert_eq!(
             Text::new(Bytes::from("short")).coded(Coding::Gzip).1,
             Coding::Identity

@@ -138,6 +138,16 @@ impl Problem {
         )
     }
 
+    /// 408: the body did not come in time.
+    pub fn slow() -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "slow",
+            "Too slow",
+            "The body did not come in time.",
+        )
+    }
+
     /// 416.
     pub fn range() -> Self {
         Self::new(
