@@ -205,9 +205,10 @@ impl Media {
             .filter_map(|s| s.item.as_ref().map(|item| (s, item)))
     }
 
-    /// Number and part of the end: of the running segment, or of the last complete one.
+    /// Number and part of the end, as a rendition report has them: of the last part, or of the last segment where no parts are listed.
     pub fn end(&self) -> Option<(u64, Option<usize>)> {
-        let last = self.segments.last()?;
+        let with_parts = self.segments.iter().rev().find(|s| !s.parts.is_empty());
+        let last = with_parts.or(self.segments.last())?;
         Some((last.msn, last.parts.len().checked_sub(1)))
     }
 }
@@ -484,7 +485,8 @@ fn check(media: &Media, bad: &mut Findings) {
         _ => {}
     }
     for report in &media.reports {
-        for name in ["URI", "LAST-MSN", "LAST-PART"] {
+        // Whether it needs a LAST-PART, only the other playlist tells.
+        for name in ["URI", "LAST-MSN"] {
             if !report.contains_key(name) {
                 bad.push(format!("a rendition report has no {name}"));
             }
@@ -688,7 +690,8 @@ pub fn renditions(playlists: &BTreeMap<String, String>) -> Findings {
                 continue;
             };
             let last_msn = report.get("LAST-MSN").and_then(|v| v.parse().ok());
-            if last_msn != end.end().map(|(msn, _)| msn) {
+            let last_part = report.get("LAST-PART").and_then(|v| v.parse().ok());
+            if last_msn.map(|msn| (msn, last_part)) != end.end() {
                 bad.push(format!("{name} reports another end of {other} than it has"));
             }
         }
@@ -849,7 +852,7 @@ mod tests {
                 "TYPE=PART,URI=\"/media/8.1\"",
                 "TYPE=PART,URI=\"/media/8.0\"",
             ),
-            (",LAST-PART=0", ""),
+            (",LAST-MSN=8", ""),
             ("../v-480p30", "https://elsewhere.example/v-480p30"),
             ("#EXT-X-PRELOAD-HINT", "#EXT-X-UNHEARD-OF"),
             (
@@ -863,6 +866,22 @@ mod tests {
                 !media(&canary).is_empty(),
                 "{from:?} -> {to:?} was not found"
             );
+        }
+    }
+
+    #[test]
+    fn a_report_names_the_last_part_of_the_other() {
+        let other = GOOD.replace("v-480p30", "v-720p30");
+        let of = |this: String| {
+            renditions(&BTreeMap::from([
+                ("v-720p30".to_owned(), this),
+                ("v-480p30".to_owned(), other.clone()),
+            ]))
+        };
+        assert_eq!(of(GOOD.to_owned()), Findings::new());
+        for wrong in ["", ",LAST-PART=1"] {
+            let canary = GOOD.replacen(",LAST-PART=0", wrong, 1);
+            assert!(!of(canary).is_empty(), "{wrong:?} was not found");
         }
     }
 

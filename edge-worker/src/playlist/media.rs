@@ -150,17 +150,32 @@ fn parts(text: &mut String, parts: &[ListedPart], timescale: u32) {
     }
 }
 
-/// Where another track's playlist ends, so that a player can switch to it with a blocked request at once.
+/// Where another track's playlist ends, so that a player can switch to it with a blocked request at once: its last part, or its last
+/// segment where it lists no parts (section 4.4.5.4). Behind a gap, which has none, that is a part before it.
 fn report(text: &mut String, other: &LiveTrack) {
-    let (msn, part) = match (other.parts().len(), other.segments().next_back()) {
-        (0, Some(last)) => (last.msn, last.parts.len()),
-        (0, None) => return,
-        (parts, _) => (other.next_msn(), parts),
+    let mut after_us = 0;
+    let mut listed = other.segments().rev().take_while(|segment| {
+        let is_listed = after_us < PARTS_LISTED_US;
+        after_us += segment.duration_us();
+        is_listed
+    });
+    let (msn, parts) = match other.parts().len() {
+        0 => match listed.find(|segment| !segment.parts.is_empty()) {
+            Some(segment) => (segment.msn, segment.parts.len()),
+            None => match other.segments().next_back() {
+                Some(last) => (last.msn, 0),
+                None => return,
+            },
+        },
+        parts => (other.next_msn(), parts),
     };
-    let _ = writeln!(
+    let _ = write!(
         text,
-        "#EXT-X-RENDITION-REPORT:URI=\"../{}/index.m3u8\",LAST-MSN={msn},LAST-PART={}",
+        "#EXT-X-RENDITION-REPORT:URI=\"../{}/index.m3u8\",LAST-MSN={msn}",
         other.name(),
-        part.saturating_sub(1)
     );
+    if let Some(last) = parts.checked_sub(1) {
+        let _ = write!(text, ",LAST-PART={last}");
+    }
+    text.push('\n');
 }
