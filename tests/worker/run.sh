@@ -7,6 +7,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/../../scripts/setup.sh"
 source "$root/tests/tools.sh"
 "$root/edge-worker/build-worker.sh"
 nodejs
+# The Worker serves the pages as they are built.
+player_build
 cd "$root/tests/worker"
 # The first waits for most of its minute; the others run meanwhile.
 exec node --test --test-concurrency=2 leaves.test.js worker.test.js origin.test.js

@@ -303,6 +303,31 @@ describe("a viewer", () => {
     }
   });
 
+  test("gets the pages and their files by the Worker: each with its policy and its caching, and none under its file's name", async () => {
+    const page = await fetch(`${edge.url}/watch/show`);
+    assert.equal(page.status, 200);
+    assert.equal(page.headers.get("cache-control"), "no-cache");
+    assert.match(page.headers.get("content-security-policy"), /^default-src 'none'; script-src 'self'/);
+    const html = await page.text();
+    const unchanged = await fetch(`${edge.url}/watch/show`, { headers: { "if-none-match": page.headers.get("etag") } });
+    assert.equal(unchanged.status, 304);
+    assert.equal(unchanged.headers.get("cache-control"), "no-cache");
+    const files = [...html.matchAll(/(?:src|href)="(\/assets\/[^"]+)"/g)].map((match) => match[1]);
+    assert.ok(files.some((file) => file.endsWith(".js")) && files.some((file) => file.endsWith(".css")), html);
+    for (const file of files) {
+      const response = await fetch(edge.url + file);
+      assert.equal(response.status, 200, file);
+      assert.equal(response.headers.get("cache-control"), "public, max-age=31536000, immutable", file);
+      assert.equal(response.headers.get("access-control-allow-origin"), "*", file);
+      assert.equal(response.headers.get("x-content-type-options"), "nosniff", file);
+      assert.ok((await response.arrayBuffer()).byteLength > 0, file);
+      const head = await fetch(edge.url + file, { method: "HEAD" });
+      assert.equal(head.status, 200, file);
+      assert.equal(head.headers.get("cache-control"), "public, max-age=31536000, immutable", file);
+    }
+    for (const file of ["/index.html", "/watch.html", "/embed.html", "/studio.html", "/assets/nothing-here.js"]) await assertRefused(file, 404);
+  });
+
   test("is counted by the player's beacon", async () => {
     const beacon = (body) => fetch(`${edge.url}/api/streams/show/beacon`, { method: "POST", body: JSON.stringify(body), headers: { "content-type": "application/json" } });
     assert.equal((await beacon({ viewer: "a-viewer-of-the-test" })).status, 204);
