@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import { mkdir } from 'node:fs/promises';
 import { join } from 'node:path';
-import { tmpdir } from 'node:os';
+import { cpus, tmpdir } from 'node:os';
 import { after, before, describe, test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
@@ -11,6 +11,12 @@ import { startServer, until } from './support/server.mjs';
 import { quantile, viewer } from './support/viewer.mjs';
 
 const shots = process.env.GHOST_LIVE_SHOTS ?? join(tmpdir(), 'ghost-live-shots');
+/** The share of all processors' time that nothing used since `from`, an earlier answer. */
+function spare(from) {
+  const sum = cpus().reduce((all, { times }) => ({ idle: all.idle + times.idle, total: all.total + Object.values(times).reduce((a, b) => a + b) }), { idle: 0, total: 0 });
+  return { ...sum, share: from && (sum.idle - from.idle) / (sum.total - from.total) };
+}
+
 const watcher = (page) => viewer((expression) => page.evaluate(expression));
 
 describe('an RTMPS publish plays in the browser', () => {
@@ -66,6 +72,57 @@ describe('an RTMPS publish plays in the browser', () => {
     }
     await until('the page says that it ended', async () => ['ended', 'waiting'].includes((await watcher(page).stats()).state), 30);
     await page.screenshot({ path: join(shots, 'ended.png') });
+    await page.context().close();
+  });
+
+  test('a page goes on undisturbed while another stream goes live beside it and ends', async (t) => {
+    const page = await open(browser, `${server.url}/watch/main`);
+    const watching = watcher(page);
+    await watching.playing();
+    // Past the join, in which a stall would be the page's own.
+    await watching.delays(8);
+    await watching.countPainted();
+    const { stalls } = await watching.stats();
+    const began = spare();
+    let [painted, at, longest, over] = [await watching.painted(), performance.now(), 0, false];
+    const watch = (async () => {
+      while (!over) {
+        const now = await watching.painted();
+        if (now > painted) [painted, at] = [now, performance.now()];
+        longest = Math.max(longest, performance.now() - at);
+        await new Promise((resolve) => setTimeout(resolve, 100));
+      }
+    })();
+    const demo = async () => server.text('/live/demo/index.m3u8').then((text) => new URL(text.split('\n').find((line) => line.endsWith('index.m3u8')), `${server.url}/live/demo/index.m3u8`));
+    const other = publishClock(await server.rtmps('demo'), { fps: 15 });
+    try {
+      await server.live('demo');
+      const media = await until('the other stream has playlists', demo);
+      await until('and three segments', async () => (await (await fetch(media)).text()).split('#EXTINF').length > 3, 40);
+      await other.stop();
+      await until('it has ended', async () => (await (await fetch(media)).text()).includes('#EXT-X-ENDLIST'));
+      await watching.delays(4);
+    } finally {
+      await other.kill();
+      over = true;
+      await watch;
+    }
+    const { share } = spare(began);
+    const further = (await watching.stats()).stalls - stalls;
+    const said = `${further} stalls, no frame for ${Math.round(longest)} ms at the longest; ${Math.round(share * 100)} % of the processors' time was to spare`;
+    t.diagnostic(said);
+    const multivariant = new URL('/live/main/index.m3u8', server.url);
+    const uris = [...(await server.text(multivariant.pathname)).matchAll(/^(?:#EXT-X-MEDIA:.*URI="([^"]+)".*|([^#\s].*))$/gm)].map((match) => match[1] ?? match[2]);
+    assert.ok(uris.length > 1, 'video and audio');
+    for (const uri of uris) assert.doesNotMatch(await (await fetch(new URL(uri, multivariant))).text(), /#EXT-X-GAP|#EXT-X-DISCONTINUITY\n|GAP=YES/, uri);
+    // Two encodes and a page that decodes without a GPU: where the processors have nothing to spare, a stall is theirs and says nothing
+    // of one stream's part in the other.
+    if (share > 0.1) {
+      assert.equal(further, 0, said);
+      assert.ok(longest < 2_000, said);
+    } else {
+      assert.ok(longest < 15_000, said);
+    }
     await page.context().close();
   });
 
