@@ -11,7 +11,7 @@ test('--demo: its stream can be played within 20 s, a page plays it, and Ctrl-C 
   const ready = performance.now();
   let browser;
   try {
-    assert.match(server.output(), new RegExp(`Demo +${server.url}/watch/demo`));
+    await until('the panel names it', () => new RegExp(`Demo +${server.url}/watch/demo`).test(server.output()));
     const multivariant = new URL('/live/demo/index.m3u8', server.url);
     const left = () => 20 - (performance.now() - ready) / 1000;
     const master = await until('the multivariant playlist', () => server.text(multivariant.pathname), left());
