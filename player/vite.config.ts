@@ -1,11 +1,26 @@
 import { resolve } from 'node:path';
-import { defineConfig } from 'vite';
+import { defineConfig, type Plugin } from 'vite';
 
 // Every page is its own entry; what they share becomes shared chunks.
 const pages = ['index', 'watch', 'embed', 'studio'];
 
+/** The engine that nearly every viewer needs is fetched and compiled beside the page's own scripts, not behind them. */
+const preloadEngine: Plugin = {
+  name: 'ghost-live-preload-engine',
+  transformIndexHtml: {
+    order: 'post',
+    handler(_html, { bundle, path }) {
+      if (!bundle || !/watch|embed/.test(path)) return undefined;
+      const engine = Object.values(bundle).find((file) => file.type === 'chunk' && file.name === 'hls');
+      if (!engine) throw new Error('there is no chunk of hls.js to preload');
+      return [{ tag: 'link', attrs: { rel: 'modulepreload', crossorigin: true, href: `/${engine.fileName}` }, injectTo: 'head' }];
+    },
+  },
+};
+
 export default defineConfig({
   base: '/',
+  plugins: [preloadEngine],
   build: {
     target: ['chrome107', 'firefox104', 'safari16'],
     // The pages are served under a Content-Security-Policy without data: and inline anything.
