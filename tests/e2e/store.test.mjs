@@ -1,13 +1,14 @@
 // The object store goes away in mid-stream, under the whole binary and a browser: nothing is lost, and viewers go on by themselves.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
 import { publishClock, readDelay } from './support/clock.mjs';
+import { nativeEdge, startBox } from './support/remote.mjs';
 import { freePort, startServer, until } from './support/server.mjs';
 
 const tools = process.env.GHOST_LIVE_TOOLS ?? join(process.env.GHOST_LIVE_CACHE ?? join(homedir(), '.cache', 'ghost-live'), 'tools');
@@ -24,6 +25,27 @@ async function s3(folder, port) {
     async kill() {
       child.kill('SIGKILL');
       await exited;
+    },
+  };
+}
+
+/** A bucket in a folder of its own, with the configuration that names it. */
+async function bucket() {
+  const folder = await mkdtemp(join(tmpdir(), 'ghost-live-store-'));
+  const objects = join(folder, 's3', 'media');
+  await mkdir(objects, { recursive: true });
+  await writeFile(join(folder, 'secret'), SECRET_KEY);
+  const port = await freePort();
+  let store = await s3(join(folder, 's3'), port);
+  return {
+    objects,
+    config: `[store]\nkind = "s3"\n[store.s3]\nendpoint = "http://127.0.0.1:${port}"\nbucket = "media"\nregion = "auto"\n`
+      + `access_key_id = "${ACCESS_KEY}"\nsecret_access_key_file = "${join(folder, 'secret')}"\n`,
+    kill: () => store.kill(),
+    async start() { store = await s3(join(folder, 's3'), port); },
+    async remove() {
+      await store.kill();
+      await rm(folder, { recursive: true, force: true });
     },
   };
 }
@@ -45,16 +67,8 @@ function segments(text) {
 }
 
 test(`an S3 store that is down for ${OUTAGE_S} s in mid-stream: nothing is lost, playlists stay consistent, the page goes on`, async (t) => {
-  const folder = await mkdtemp(join(tmpdir(), 'ghost-live-store-'));
-  const bucket = join(folder, 's3', 'media');
-  await mkdir(bucket, { recursive: true });
-  await writeFile(join(folder, 'secret'), SECRET_KEY);
-  const port = await freePort();
-  let store = await s3(join(folder, 's3'), port);
-  const server = await startServer({
-    config: `[store]\nkind = "s3"\n[store.s3]\nendpoint = "http://127.0.0.1:${port}"\nbucket = "media"\nregion = "auto"\n`
-      + `access_key_id = "${ACCESS_KEY}"\nsecret_access_key_file = "${join(folder, 'secret')}"\n[broadcast]\nwindow_s = 120\n`,
-  });
+  const store = await bucket();
+  const server = await startServer({ config: `${store.config}[broadcast]\nwindow_s = 120\n` });
   const encoder = publishClock(await server.rtmps());
   const browser = await launch();
   try {
@@ -98,7 +112,7 @@ test(`an S3 store that is down for ${OUTAGE_S} s in mid-stream: nothing is lost,
       await new Promise((resolve) => setTimeout(resolve, 500));
     }
     const frames = (await stats()).framesDecoded;
-    store = await s3(join(folder, 's3'), port);
+    await store.start();
     const back = performance.now();
 
     await until('the playlists have caught up', async () => {
@@ -137,7 +151,30 @@ test(`an S3 store that is down for ${OUTAGE_S} s in mid-stream: nothing is lost,
     await encoder.kill();
     await browser.close();
     await server.stop();
-    await store.kill();
-    await rm(folder, { recursive: true, force: true });
+    await store.remove();
+  }
+});
+
+test('a box and an edge elsewhere share a bucket by configuration alone: the page plays what the box put there', async () => {
+  const store = await bucket();
+  const edge = await nativeEdge({ config: store.config });
+  const browser = await launch();
+  let box;
+  let encoder;
+  try {
+    box = await startBox(edge, { store: store.config });
+    encoder = publishClock(box.publishUrl(await box.key()));
+    await until('the stream is live', async () => (await (await fetch(`${edge.url}/api/streams/main`)).json()).live, 60);
+    const page = await open(browser, `${edge.url}/watch/main`);
+    await until('the page plays', () => page.evaluate(() => window.ghostLive.player.stats.framesDecoded > 60), 40);
+    await until('the clock can be read', async () => (await page.evaluate(`(${readDelay})(window.ghostLive.player)`)) !== null);
+    const kept = await readdir(store.objects, { recursive: true });
+    assert.ok(kept.some((name) => /^main\/[a-z2-7]{26}\/v-source\/\d+\.[a-z2-7]{20}\.m4s$/.test(name)), kept.slice(0, 5).join(' '));
+  } finally {
+    await encoder?.kill();
+    await browser.close();
+    await box?.stop();
+    await edge.remove();
+    await store.remove();
   }
 });

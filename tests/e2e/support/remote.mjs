@@ -30,13 +30,13 @@ function part(name, folder, file) {
 /** What both edges are configured to tell encoders. */
 export const INGEST_SERVER = 'rtmps://box.example.org:1936/live';
 
-/** `ghost-live edge` on a free port. */
-export async function nativeEdge() {
+/** `ghost-live edge` on a free port; `config` is more of its TOML. */
+export async function nativeEdge({ config = '' } = {}) {
   const folder = await mkdtemp(join(tmpdir(), 'ghost-live-edge-'));
   const file = join(folder, 'ghost-live.toml');
   const port = await freePort();
   const url = `http://127.0.0.1:${port}`;
-  await writeFile(file, `[web]\nlisten = "127.0.0.1:${port}"\ntls_listen = "off"\ningest_servers = ["${INGEST_SERVER}"]\n`);
+  await writeFile(file, `[web]\nlisten = "127.0.0.1:${port}"\ntls_listen = "off"\ningest_servers = ["${INGEST_SERVER}"]\n${config}`);
   let process;
   const start = async () => {
     process = part('edge', folder, file);
@@ -85,16 +85,15 @@ export async function workerEdge() {
   };
 }
 
-/** `ghost-live media-core` that puts its objects through the edge. */
-export async function startBox(edge, { config = '' } = {}) {
+/** `ghost-live media-core` that puts its objects through the edge, or where `store` says. */
+export async function startBox(edge, { store = '[store]\nkind = "edge"' } = {}) {
   const folder = await mkdtemp(join(tmpdir(), 'ghost-live-box-'));
   const file = join(folder, 'ghost-live.toml');
   const rtmps = await freePort();
   await writeFile(file, [
     `[ingest]\nrtmp = "off"\nrtmps = "127.0.0.1:${rtmps}"`,
     `[edge]\nurl = "${edge.url}"\nlink_secret_file = "${edge.secretFile}"`,
-    `[store]\nkind = "edge"`,
-    config,
+    store,
   ].join('\n'));
   const process = part('media-core', folder, file);
   const ready = () => new Promise((resolve, reject) => {
