@@ -48,6 +48,8 @@ mod binding {
     pub(super) const LINK_SECRET: &str = "LINK_SECRET";
 }
 
+/// Fewest characters of the link secret, as in the native edge.
+const MIN_SECRET: usize = 32;
 /// Most leaves of a broadcast.
 const MAX_LEAVES: u32 = 1_000;
 
@@ -98,8 +100,10 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
     let secret = env
         .secret(binding::LINK_SECRET)
         .map(|secret| secret.to_string());
-    let Some(secret) = secret.ok().filter(|secret| !secret.is_empty()) else {
-        worker::console_error!("LINK_SECRET is not set: no box can be let in");
+    let Some(secret) = secret.ok().filter(|s| s.len() >= MIN_SECRET) else {
+        worker::console_error!(
+            "LINK_SECRET is not set, or has less than {MIN_SECRET} characters: no box can be let in"
+        );
         return problem(Some(route), &Problem::not_found());
     };
     let secret = link_auth::LinkSecret::new(secret);
@@ -162,7 +166,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             Some("text/plain; charset=utf-8"),
             b"ok\n".to_vec(),
         ),
-        Route::Ready => match directory::read(&env).await {
+        Route::Ready => match directory::known(&env, &context).await {
             Ok(_) => answer(
                 Some(route),
                 StatusCode::OK,
@@ -198,8 +202,16 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             Some(_) => stream::beacon(route, name, request, &env).await,
             None => problem(Some(route), &Problem::no_stream()),
         },
-        Route::Studio(name) => directory::studio(route, name, &request, &env).await,
-        Route::RotateKey(name) => directory::rotate_key(route, name, &request, &env).await,
+        // A stream that is not there is refused like a wrong secret, and before the directory is asked for its entry.
+        Route::Studio(name) | Route::RotateKey(name) => {
+            if directory::stream(&env, &context, name).await?.is_none() {
+                return problem(Some(route), &Problem::unauthorized());
+            }
+            match route {
+                Route::RotateKey(_) => directory::rotate_key(route, name, &request, &env).await,
+                _ => directory::studio(route, name, &request, &env).await,
+            }
+        }
         Route::Multivariant(name) | Route::Dash(name) => {
             let Some(stream) = directory::stream(&env, &context, name).await? else {
                 return problem(Some(route), &Problem::no_stream());

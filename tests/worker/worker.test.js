@@ -238,6 +238,16 @@ describe("a viewer", () => {
     await assertRefused(`/media/${spare}`, 404);
   });
 
+  test("strangers who come all at once share one look into the directory, and each gets an answer", async () => {
+    // Old enough that a name which is not known is looked up.
+    await new Promise((resolve) => setTimeout(resolve, 1_200));
+    const asked = Array.from({ length: 30 }, (_, n) => timed(answered(fetch(`${edge.url}/api/streams/stranger-${n}`))));
+    for (const { value, ms } of await Promise.all(asked)) {
+      assertProblem(...value, 404);
+      assert.ok(ms < 2000, `answered after ${ms} ms`);
+    }
+  });
+
   test("who asks for what nobody knows gets 404 at once", async () => {
     const unknown = base32(randomBytes(16));
     const tag = base32(randomBytes(12));
@@ -333,6 +343,8 @@ describe("a viewer", () => {
     assert.equal((await beacon({ viewer: "a-viewer-of-the-test" })).status, 204);
     assertProblem(...(await answered(beacon("x"))), 400);
     assert.equal((await fetch(`${edge.url}/api/streams/nobody/beacon`, { method: "POST", body: "{}" })).status, 404);
+    const endless = fetch(`${edge.url}/api/streams/show/beacon`, { method: "POST", body: new Blob(["{}"]).stream(), duplex: "half" });
+    assertProblem(...(await answered(endless)), 413);
     const deadline = Date.now() + 5000;
     let viewers = 0;
     while (viewers === 0 && Date.now() < deadline) {
@@ -371,6 +383,8 @@ describe("a recorded broadcast", () => {
     const at = (path) => `/live/${stream}/${path}`;
     await found(at("index.m3u8"));
     const track = (name, query = "") => at(`${broadcast}/-/${name}/index.m3u8?_HLS_msn=16&_HLS_part=1${query}`);
+    // The last message is an audio part: until it is here, the other tracks report an earlier one.
+    await found(track("a-aac-128k"));
     for (const [file, path] of [
       ["v-720p30.m3u8", track("v-720p30")],
       ["v-720p30.delta.m3u8", track("v-720p30", "&_HLS_skip=YES")],
@@ -390,6 +404,8 @@ describe("the studio", () => {
   test("opens with its secret only, shows the key and rotates it", async () => {
     const { key, studio_secret } = await newStream("owned");
     const ask = (path, method, secret) => fetch(edge.url + path, { method, headers: secret ? { authorization: `Bearer ${secret}` } : {} });
+    assertProblem(...(await answered(ask("/api/studio/nobody", "GET", studio_secret))), 401);
+    assertProblem(...(await answered(ask("/api/studio/nobody/rotate-key", "POST", studio_secret))), 401);
     for (const secret of [undefined, "wrong"]) {
       assertProblem(...(await answered(ask("/api/studio/owned", "GET", secret))), 401);
       assertProblem(...(await answered(ask("/api/studio/owned/rotate-key", "POST", secret))), 401);

@@ -2,13 +2,14 @@
 //!
 //! A viewer's request is answered from memory. What is remembered is at most [`FRESH_MS`] old when it is used without more ado; older,
 //! it is used and read again behind the answer; older than [`STALE_MS`], or when it does not know a name, it is read first, though
-//! never more than once in [`FRESH_MS`] by one isolate: strangers who ask for names that do not exist cost one read a second each
-//! isolate, and no object is touched for them.
+//! never more than once in [`FRESH_MS`] by one isolate, however many ask at once and while the database fails too: strangers who ask for
+//! names that do not exist cost one read a second each isolate, and no object is touched for them.
 
 use std::{
     cell::{Cell, RefCell},
     collections::{BTreeMap, HashSet},
     rc::Rc,
+    time::Duration,
 };
 
 use http::StatusCode;
@@ -18,7 +19,7 @@ use protocol::{
 };
 use serde::Deserialize;
 use wasm_bindgen::JsValue;
-use worker::{Context, D1Database, Env, Request, Response, Result};
+use worker::{Context, D1Database, Delay, Env, Request, Response, Result};
 
 use super::{
     answer::{self, problem},
@@ -34,6 +35,9 @@ use crate::{
 const FRESH_MS: i64 = 1_000;
 /// From this age on it is not used before it was read again, milliseconds.
 const STALE_MS: i64 = 10_000;
+/// How often a request looks whether the read of another one is done, and how many times.
+const LOOK: Duration = Duration::from_millis(25);
+const LOOKS: usize = 200;
 /// How long after its end a broadcast is remembered, milliseconds: two windows of the longest kind are past by then.
 const REMEMBERED_MS: i64 = 2 * 3_600 * 1_000 + 60_000;
 
@@ -98,7 +102,9 @@ impl Known {
 thread_local! {
     static KNOWN: RefCell<Rc<Known>> = RefCell::default();
     static READ_UNIX_MS: Cell<i64> = const { Cell::new(i64::MIN) };
+    /// When the last read began, and when the last one that failed did.
     static ASKED_UNIX_MS: Cell<i64> = const { Cell::new(i64::MIN) };
+    static FAILED_UNIX_MS: Cell<i64> = const { Cell::new(i64::MIN) };
 }
 
 fn age_ms() -> i64 {
@@ -109,19 +115,59 @@ fn age_ms() -> i64 {
 pub(super) async fn known(env: &Env, context: &Context) -> Result<Rc<Known>> {
     let age = age_ms();
     if age > STALE_MS {
-        return read(env).await;
+        return read_in_turn(env).await;
     }
-    let now = now_unix_ms();
-    if age > FRESH_MS && now.saturating_sub(ASKED_UNIX_MS.get()) > FRESH_MS {
-        ASKED_UNIX_MS.set(now);
+    if age > FRESH_MS && take_turn() {
         let env = env.clone();
         context.wait_until(async move {
-            if let Err(error) = read(&env).await {
+            if let Err(error) = read_noted(&env).await {
                 worker::console_warn!("the directory could not be read again: {error}");
             }
         });
     }
     Ok(KNOWN.with_borrow(Rc::clone))
+}
+
+/// Whether nobody in this isolate has begun a read for [`FRESH_MS`]: then it is the caller's to do.
+fn take_turn() -> bool {
+    let now = now_unix_ms();
+    let free = now.saturating_sub(ASKED_UNIX_MS.get()) > FRESH_MS;
+    if free {
+        ASKED_UNIX_MS.set(now);
+    }
+    free
+}
+
+/// A read by whoever has the turn.
+async fn read_noted(env: &Env) -> Result<Rc<Known>> {
+    let asked = ASKED_UNIX_MS.get();
+    let given = read(env).await;
+    if given.is_err() {
+        FAILED_UNIX_MS.set(asked);
+    }
+    given
+}
+
+/// Reads the directory, or waits for the read that another request has begun. What one request awaits another cannot, so this looks now
+/// and then; a read that does not come to its end, as when its viewer went away, is begun again by one of those who wait.
+async fn read_in_turn(env: &Env) -> Result<Rc<Known>> {
+    if take_turn() {
+        return read_noted(env).await;
+    }
+    let begun = ASKED_UNIX_MS.get();
+    for _ in 0..LOOKS {
+        if READ_UNIX_MS.get() >= begun {
+            return Ok(KNOWN.with_borrow(Rc::clone));
+        }
+        if FAILED_UNIX_MS.get() >= begun {
+            break;
+        }
+        Delay::from(LOOK).await;
+        if take_turn() {
+            return read_noted(env).await;
+        }
+    }
+    Err("the directory does not answer".into())
 }
 
 /// As [`known`], but read again when it does not have what `wanted` looks for and is not fresh.
@@ -132,7 +178,7 @@ async fn find<T>(
 ) -> Result<Option<T>> {
     let remembered = known(env, context).await?;
     match wanted(&remembered) {
-        None if age_ms() > FRESH_MS => Ok(wanted(&*read(env).await?)),
+        None if age_ms() > FRESH_MS => Ok(wanted(&*read_in_turn(env).await?)),
         found => Ok(found),
     }
 }
@@ -344,7 +390,11 @@ async fn store(env: &Env, entry: &StreamEntry) -> Result<()> {
         text(&entry.studio_secret),
         number(entry.created_unix_ms),
     ];
-    statement.bind(&values)?.run().await.map(drop)
+    statement.bind(&values)?.run().await?;
+    // Whoever asks this isolate next finds the stream, though it was read a moment ago.
+    READ_UNIX_MS.set(i64::MIN);
+    ASKED_UNIX_MS.set(i64::MIN);
+    Ok(())
 }
 
 /// Reads the body of an internal question.
@@ -414,9 +464,11 @@ async fn studio_entry(
     request: &Request,
     env: &Env,
 ) -> Result<Option<StreamEntry>> {
-    let authorization = request.headers().get("authorization")?;
+    let Some(authorization) = request.headers().get("authorization")? else {
+        return Ok(None);
+    };
     let entry = entry(env, "name", name.as_str()).await?;
-    Ok(entry.filter(|entry| entry.opens_studio(authorization.as_deref())))
+    Ok(entry.filter(|entry| entry.opens_studio(Some(&authorization))))
 }
 
 /// What the studio page shows. Where the ingest is, the configuration says.

@@ -70,13 +70,11 @@ pub(super) async fn beacon(
         .headers()
         .get("content-length")?
         .and_then(|length| length.parse::<usize>().ok());
-    if length.is_some_and(|length| length > MAX_BEACON_BYTES) {
+    // Without a length it would be read whole, however long.
+    if length.is_none_or(|length| length > MAX_BEACON_BYTES) {
         return problem(Some(route), &Problem::too_large());
     }
     let body = request.bytes().await?;
-    if body.len() > MAX_BEACON_BYTES {
-        return problem(Some(route), &Problem::too_large());
-    }
     let beacon: Beacon = match api::read(&body) {
         Ok(beacon) => beacon,
         Err(found) => return problem(Some(route), &found),
