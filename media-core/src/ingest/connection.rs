@@ -47,6 +47,8 @@ pub(super) struct Admitting {
     pub(super) protocol: Protocol,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) unadmitted: Option<OwnedSemaphorePermit>,
+    /// Its place among those of its address that are not admitted.
+    pub(super) unadmitted_of_address: Option<OfAddress>,
     pub(super) shared: Arc<Shared>,
 }
 
@@ -65,6 +67,8 @@ enum Cause {
     ProxyNotListed,
     #[error("the address has max_connections_per_address connections")]
     PerAddress,
+    #[error("the address holds an eighth of max_unadmitted without publishing")]
+    UnadmittedPerAddress,
     #[error("{0}")]
     Rtmp(#[from] rtmp::Error),
     #[error("{0}")]
@@ -174,6 +178,13 @@ async fn source(tcp: &mut TcpStream, admitting: &mut Admitting) -> Result<OfAddr
         .per_address
         .try_add(admitting.peer.ip(), max);
     let of_address = of_address.ok_or(Cause::PerAddress)?;
+    // This machine's own, and a proxy that does not say for whom it speaks, are many encoders behind one address.
+    if !admitting.peer.ip().is_loopback() {
+        let share = (config.max_unadmitted / 8).max(1);
+        let place = &admitting.shared.unadmitted_per_address;
+        let place = place.try_add(admitting.peer.ip(), share);
+        admitting.unadmitted_of_address = Some(place.ok_or(Cause::UnadmittedPerAddress)?);
+    }
     if !listed {
         let mut first = [0];
         if tcp.peek(&mut first).await? == 0 {
@@ -300,6 +311,7 @@ async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
     };
     connection.session.accept();
     drop(admitting.unadmitted.take());
+    drop(admitting.unadmitted_of_address.take());
     let encoder = request.encoder.as_deref().map(printable);
     info!(peer = %admitting.peer, protocol = %admitting.protocol, stream = %claim.stream(), encoder, "publisher admitted");
     media(connection, claim, sender, &admitting.shared).await

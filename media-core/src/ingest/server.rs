@@ -63,6 +63,7 @@ pub(super) struct Shared {
     pub(super) started: Instant,
     pub(super) stop: CancellationToken,
     pub(super) per_address: PerAddress,
+    pub(super) unadmitted_per_address: PerAddress,
     unadmitted: Arc<Semaphore>,
     connections: Arc<Semaphore>,
 }
@@ -106,6 +107,7 @@ impl Server {
             started,
             stop: CancellationToken::new(),
             per_address: PerAddress::default(),
+            unadmitted_per_address: PerAddress::default(),
             unadmitted: Arc::new(Semaphore::new(config.max_unadmitted)),
             connections: Arc::new(Semaphore::new(config.max_connections)),
             config,
@@ -221,6 +223,7 @@ fn take(
         protocol,
         tls,
         unadmitted: Some(unadmitted),
+        unadmitted_of_address: None,
         shared: shared.clone(),
     };
     connections.spawn(async move {

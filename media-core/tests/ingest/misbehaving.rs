@@ -281,13 +281,47 @@ async fn connections_are_counted_by_address_and_before_admission() {
     admitted.video_config().await;
 }
 
+/// A PROXY protocol header, version 2, of a connection from 192.0.2.`host`:4660.
+fn proxied(host: u8) -> Vec<u8> {
+    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
+    header.extend_from_slice(&[192, 0, 2, host, 127, 0, 0, 1, 0x12, 0x34, 7, 0x8f]);
+    header
+}
+
+#[tokio::test]
+async fn one_address_cannot_hold_all_places_of_those_who_are_not_admitted() {
+    let server = Fixture::with(|config| {
+        config.proxy_from = vec!["127.0.0.0/8".parse().unwrap()];
+        config.max_unadmitted = 16;
+    })
+    .await;
+    let dial = async |host| {
+        let mut client = Client::dial(server.rtmp).await;
+        client.send(&proxied(host)).await;
+        client
+    };
+    let (one, two, three) = (dial(8).await, dial(8).await, dial(8).await);
+    // Whichever of the three was counted last.
+    tokio::select! {
+        () = one.closed() => {}
+        () = two.closed() => {}
+        () = three.closed() => {}
+    }
+    Log::line(&[
+        "publisher cut off",
+        "192.0.2.8",
+        "an eighth of max_unadmitted",
+    ])
+    .await;
+    let mut other = dial(9).await;
+    other.handshake().await;
+    other.ask(KEY).await;
+    assert_eq!(other.status().await, "NetStream.Publish.Start");
+}
+
 #[tokio::test]
 async fn a_proxy_header_is_honoured_from_listed_addresses_only() {
-    let header = {
-        let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c".to_vec();
-        header.extend_from_slice(&[192, 0, 2, 7, 127, 0, 0, 1, 0x12, 0x34, 7, 0x8f]);
-        header
-    };
+    let header = proxied(7);
     let mut listed =
         Fixture::with(|config| config.proxy_from = vec!["127.0.0.0/8".parse().unwrap()]).await;
     let mut client = Client::dial(listed.rtmp).await;
