@@ -178,7 +178,8 @@ export class GhostLivePlayer extends HTMLElement {
   }
 
   pause(): void {
-    this.#video.pause();
+    if (this.#session) this.#session.pause();
+    else this.#video.pause();
   }
 
   /** A rendition's name (`v-720p30`), a height (`720p`), or `auto`. */
@@ -298,6 +299,7 @@ export class GhostLivePlayer extends HTMLElement {
         rendition: () => this.#chosen?.name,
         forgetful: () => this.hasAttribute('muted'),
         play: () => this.play(),
+        pause: () => this.pause(),
         seekBy: (deltaS) => this.#session?.seekBy(deltaS),
         jumpToLive: () => this.jumpToLive(),
         chooseRendition: (name) => {

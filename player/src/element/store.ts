@@ -20,6 +20,7 @@ export interface Live {
   /** Is what the viewer does to the volume forgotten? */
   readonly forgetful: () => boolean;
   readonly play: () => Promise<void>;
+  readonly pause: () => void;
   /** Moves the playhead, seconds. */
   readonly seekBy: (deltaS: number) => void;
   readonly jumpToLive: () => void;
@@ -49,6 +50,7 @@ export function liveStore(live: Live, host: HTMLElement, video: HTMLVideoElement
     requestMap: {
       ...requestMap,
       mediaplayrequest: () => void live.play(),
+      mediapauserequest: live.pause,
       mediaseekrequest: (_mediator, _owners, { detail }) => live.seekBy(Number(detail) - video.currentTime),
       mediaseektoliverequest: live.jumpToLive,
       mediarenditionrequest: (_mediator, _owners, { detail }) => live.chooseRendition(String(detail)),

@@ -51,10 +51,11 @@ const SEEK_GRACE_S = 2;
 /** A playhead that rests this close to the end of a complete playlist has reached it. */
 const END_S = 1;
 /**
- * A pause this soon after a change of the rate is not the viewer's, seconds: WebKit with GStreamer flushes its pipeline for it, reports the
- * pipeline's own pause, and now and then stays there.
+ * WebKit with GStreamer (WebKitGTK, WPE) flushes its pipeline for a change of the rate, reports the pipeline's own pause, and now and then
+ * stays there. A pause this soon after a change, seconds, is not the viewer's there, unless it was asked of the player.
  */
 const STEER_S = 1;
+const PAUSES_BY_ITSELF = /Linux.*AppleWebKit/.test(navigator.userAgent) && !navigator.userAgent.includes('Chrom');
 /** A playhead that rests this long with media ahead of it is woken. */
 const WAKE_S = 2;
 /** A playhead that rests this long without an event is dry as well. */
@@ -82,6 +83,8 @@ export class Session {
   #loadedS = -Infinity;
   #seekedS = -Infinity;
   #steeredS = -Infinity;
+  /** Was the pause asked for, and nothing since? */
+  #pauseAsked = false;
   #lastTime = 0;
   #movedS = 0;
   #targetOverrideS: number | null;
@@ -113,7 +116,7 @@ export class Session {
       this.#delay.resync();
     });
     on('pause', () => {
-      if (this.#transport && this.phase !== 'ended' && this.#steering()) void this.play();
+      if (this.#transport && this.phase !== 'ended' && this.#steering() && !this.#pauseAsked) void this.play();
       else this.#pausedS = nowS();
     });
     on('play', () => this.#steering() || this.#resumed());
@@ -231,6 +234,7 @@ export class Session {
 
   async play(): Promise<void> {
     const video = this.#video;
+    this.#pauseAsked = false;
     try {
       await video.play();
     } catch (error) {
@@ -245,6 +249,11 @@ export class Session {
         if (second instanceof DOMException && second.name === 'NotAllowedError') this.#events.blocked();
       });
     }
+  }
+
+  pause(): void {
+    this.#pauseAsked = true;
+    this.#video.pause();
   }
 
   retry(): void {
@@ -483,7 +492,7 @@ export class Session {
   }
 
   #steering(): boolean {
-    return nowS() - this.#steeredS < STEER_S;
+    return PAUSES_BY_ITSELF && nowS() - this.#steeredS < STEER_S;
   }
 
   #steer(rate: number): void {

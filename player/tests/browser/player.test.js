@@ -208,9 +208,14 @@ describe('watching', () => {
     const page = await open('/watch/demo');
     await frames(page);
     const video = (/** @type {'paused' | 'muted' | 'volume'} */ property) => page.evaluate((name) => window.ghostLive.player.video[name], property);
+    // Frames are decoded before playback has begun; the key does what the button says.
+    const button = (/** @type {string} */ name) => page.getByRole('button', { name, exact: true }).first().waitFor({ state: 'attached' });
+    await button('pause');
     await page.keyboard.press('k');
     assert.equal(await video('paused'), true);
+    await button('play');
     await page.keyboard.press('Space');
+    await button('pause');
     assert.equal(await video('paused'), false);
     const muted = await video('muted');
     await page.keyboard.press('m');
