@@ -40,11 +40,17 @@ export async function launchWebKit() {
     driver.on('error', (error) => { output += `WebKitWebDriver (tests/tools.sh installs it): ${error.message}`; resolve(); });
   });
 
+  // The page's process answers no command any more: every one of them is done in milliseconds.
+  let hung = false;
   async function command(method, path, body) {
+    if (hung) throw new Error('WebKit hangs');
     const response = await fetch(`http://127.0.0.1:${port}${path}`, {
       method,
       body: body && JSON.stringify(body),
-      signal: AbortSignal.timeout(60_000),
+      signal: AbortSignal.timeout(30_000),
+    }).catch((error) => {
+      hung = error.name === 'TimeoutError';
+      throw error;
     });
     const { value } = await response.json();
     if (!response.ok) throw new Error(`WebKit, ${method} ${path}: ${value.error}: ${value.message}\n${output}`);
@@ -71,6 +77,7 @@ export async function launchWebKit() {
     return {
       version: `${capabilities.browserName} ${capabilities.browserVersion}`,
       output: () => output,
+      hung: () => hung,
       open: (url) => command('POST', `${session}/url`, { url }),
       /** The value of an expression in the page. */
       evaluate: (expression) => command('POST', `${session}/execute/sync`, { script: `return ${expression}`, args: [] }),
