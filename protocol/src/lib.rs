@@ -9,6 +9,7 @@
 //! | [`object_key`] | where an init, a part or a segment lies in the object store |
 //! | [`link`] | the messages of a broadcast link |
 //! | [`internal`] | the questions a box asks the edge over HTTP |
+//! | [`per_address`] | nothing: the bound on an address that the listeners of both keep |
 //! | [`link_auth`] | how box and edge prove themselves to each other |
 //! | [`stream_key`] | the static keys that encoders publish with |
 
@@ -19,4 +20,5 @@ pub mod link;
 pub mod link_auth;
 pub mod names;
 pub mod object_key;
+pub mod per_address;
 pub mod stream_key;

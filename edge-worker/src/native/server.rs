@@ -5,13 +5,11 @@
 //! without TLS is off: browsers do not speak it, and scanners do.
 
 use std::{
-    collections::HashMap,
     convert::Infallible,
     io,
-    net::{IpAddr, Ipv6Addr},
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -20,6 +18,7 @@ use std::{
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use protocol::per_address::PerAddress;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -29,7 +28,7 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use super::{Edge, Http01, http::Site, lock};
+use super::{Edge, Http01, http::Site};
 
 /// Gives the TLS configuration that holds now, asked for each connection, so that a renewed certificate is used at once. Its
 /// `alpn_protocols` decide about HTTP/2: `h2` and `http/1.1`, in this order.
@@ -58,7 +57,7 @@ pub async fn serve(
 ) {
     let max = edge.config().max_connections;
     let permits = Arc::new(Semaphore::new(max));
-    let addresses = Addresses::default();
+    let addresses = PerAddress::default();
     let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
     let site = Site { edge, http01 };
     let connections = TaskTracker::new();
@@ -81,7 +80,8 @@ pub async fn serve(
             }
         };
         let scarce = permits.available_permits() < max / 4;
-        let Some(address) = addresses.try_add(peer.ip(), if scarce { max / 4 } else { max }) else {
+        let share = if scarce { max / 4 } else { max };
+        let Ok(address) = addresses.try_add_far(peer.ip(), share) else {
             tracing::debug!(peer = %peer.ip(), "a connection was refused: few are left, and its address has a quarter of all");
             continue;
         };
@@ -219,59 +219,6 @@ where
     }
 }
 
-/// Connections at one time by address.
-#[derive(Debug, Clone, Default)]
-struct Addresses(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One connection of an address; dropping it gives it back.
-#[derive(Debug)]
-struct OfAddress {
-    addresses: Addresses,
-    /// `None` where nothing is counted.
-    address: Option<IpAddr>,
-}
-
-impl Addresses {
-    /// Counts a connection in, unless the address has `max` already. What comes from this machine or a private network is not counted:
-    /// behind a reverse proxy everybody has its address.
-    fn try_add(&self, address: IpAddr, max: usize) -> Option<OfAddress> {
-        let (address, near) = match address.to_canonical() {
-            // One subscriber has a /64.
-            IpAddr::V6(v6) => (
-                Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-                v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),
-            ),
-            IpAddr::V4(v4) => (
-                IpAddr::V4(v4),
-                v4.is_loopback() || v4.is_private() || v4.is_link_local(),
-            ),
-        };
-        if !near {
-            let mut counts = lock(&self.0);
-            let count = counts.get(&address).copied().unwrap_or(0);
-            if count >= max {
-                return None;
-            }
-            counts.insert(address, count + 1);
-        }
-        Some(OfAddress {
-            addresses: self.clone(),
-            address: (!near).then_some(address),
-        })
-    }
-}
-
-impl Drop for OfAddress {
-    fn drop(&mut self) {
-        let Some(address) = &self.address else { return };
-        let mut counts = lock(&self.addresses.0);
-        match counts.get_mut(address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(counts.remove(address)),
-        }
-    }
-}
-
 /// A stream that gives up on a peer that does not read: a write that makes no progress for [`STALLED`] fails.
 #[derive(Debug)]
 struct Stalling {
@@ -345,41 +292,5 @@ impl AsyncWrite for Stalling {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn an_address_has_its_share_and_a_proxy_nearby_has_no_limit() {
-        let addresses = Addresses::default();
-        let add = |address: &str| addresses.try_add(address.parse().unwrap(), 2);
-        let first = add("203.0.113.7").unwrap();
-        let _second = add("::ffff:203.0.113.7").unwrap();
-        assert!(add("203.0.113.7").is_none(), "its share is used up");
-        let _other = add("203.0.113.8").unwrap();
-        drop(first);
-        let _again = add("203.0.113.7").unwrap();
-        let _v6 = [add("2001:db8::1").unwrap(), add("2001:db8::2:3").unwrap()];
-        assert!(add("2001:db8::4").is_none(), "a /64 is one subscriber");
-        let _next = add("2001:db8:0:1::4").unwrap();
-        for near in ["127.0.0.1", "10.1.2.3", "192.168.0.9", "::1", "fd00::1"] {
-            let held: Vec<_> = (0..10).map(|_| add(near).unwrap()).collect();
-            assert_eq!(held.len(), 10, "{near}");
-        }
-    }
-
-    #[test]
-    fn an_address_without_connections_is_forgotten() {
-        let addresses = Addresses::default();
-        let held: Vec<_> = (0..3)
-            .map(|_| addresses.try_add([203, 0, 113, 7].into(), 3).unwrap())
-            .collect();
-        assert_eq!(lock(&addresses.0).len(), 1);
-        drop(held);
-        assert!(lock(&addresses.0).is_empty());
     }
 }

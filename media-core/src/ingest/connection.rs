@@ -2,7 +2,11 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use protocol::{internal::Admit, names::StreamName};
+use protocol::{
+    internal::Admit,
+    names::StreamName,
+    per_address::{Full, OfAddress},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -19,7 +23,7 @@ use super::{
     live::Claim,
     proxy, queue,
     rtmp::{self, Event, PublishRequest, Refusal, Session},
-    server::{OfAddress, Shared},
+    server::Shared,
 };
 use crate::{
     edge::EdgeError,
@@ -177,14 +181,11 @@ async fn source(tcp: &mut TcpStream, admitting: &mut Admitting) -> Result<OfAddr
         .shared
         .per_address
         .try_add(admitting.peer.ip(), max);
-    let of_address = of_address.ok_or(Cause::PerAddress)?;
-    // This machine's own, and a proxy that does not say for whom it speaks, are many encoders behind one address.
-    if !admitting.peer.ip().is_loopback() {
-        let share = (config.max_unadmitted / 8).max(1);
-        let place = &admitting.shared.unadmitted_per_address;
-        let place = place.try_add(admitting.peer.ip(), share);
-        admitting.unadmitted_of_address = Some(place.ok_or(Cause::UnadmittedPerAddress)?);
-    }
+    let of_address = of_address.map_err(|Full| Cause::PerAddress)?;
+    let share = (config.max_unadmitted / 8).max(1);
+    let places = &admitting.shared.unadmitted_per_address;
+    let place = places.try_add_far(admitting.peer.ip(), share);
+    admitting.unadmitted_of_address = place.map_err(|Full| Cause::UnadmittedPerAddress)?;
     if !listed {
         let mut first = [0];
         if tcp.peek(&mut first).await? == 0 {

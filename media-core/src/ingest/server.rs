@@ -1,13 +1,13 @@
 //! The listeners.
 
 use std::{
-    collections::HashMap,
     io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use protocol::per_address::PerAddress;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -230,67 +230,4 @@ fn take(
         connection::serve(tcp, admitting).await;
         drop(connection);
     });
-}
-
-/// Connections at one time by address.
-#[derive(Debug, Clone, Default)]
-pub(super) struct PerAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-/// One connection of an address; dropping it gives it back.
-#[derive(Debug)]
-pub(super) struct OfAddress {
-    counts: PerAddress,
-    address: IpAddr,
-}
-
-impl PerAddress {
-    /// Counts a connection in, unless the address has `max` already.
-    pub(super) fn try_add(&self, address: IpAddr, max: usize) -> Option<OfAddress> {
-        let address = match address.to_canonical() {
-            // One subscriber has a /64.
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-            v4 => v4,
-        };
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.get(&address).copied().unwrap_or(0);
-        if count >= max {
-            return None;
-        }
-        counts.insert(address, count + 1);
-        Some(OfAddress {
-            counts: self.clone(),
-            address,
-        })
-    }
-}
-
-impl Drop for OfAddress {
-    fn drop(&mut self) {
-        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match counts.get_mut(&self.address) {
-            Some(count) if *count > 1 => *count -= 1,
-            _ => drop(counts.remove(&self.address)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    #[test]
-    fn an_address_has_its_own_count_and_ipv6_has_one_a_64() {
-        let counts = PerAddress::default();
-        let of = |address: &str| counts.try_add(address.parse().unwrap(), 2);
-        let first = of("2001:db8::1").unwrap();
-        let _second = of("2001:db8::2").unwrap();
-        assert!(of("2001:db8::3").is_none());
-        assert!(of("2001:db8:0:1::3").is_some());
-        let _v4 = of("192.0.2.1").unwrap();
-        assert!(of("::ffff:192.0.2.1").is_some());
-        drop(first);
-        assert!(of("2001:db8::3").is_some());
-        assert_eq!(counts.0.lock().unwrap().len(), 2);
-    }
 }
