@@ -8,7 +8,7 @@
 //!   before the discontinuity.
 //! - No key is put twice. An attempt that may have written its object is repeated under a new key, and the old one is deleted later.
 //! - Bytes in memory stay under [`Limits::memory_mib`] (and one segment that is being read back), bytes on disk under
-//!   [`Limits::spool_mib`]. Beyond both, the oldest segments are given up whole and announced as gaps.
+//!   [`Limits::spool_mib`], and so many segments wait at most. Beyond that the oldest are given up whole and announced as gaps.
 //! - An object is deleted two windows after it left the last playlist.
 
 use std::{

@@ -2,6 +2,10 @@
 
 use super::*;
 
+/// Segments that wait, of all tracks together: what is kept of each beside its bytes is some kilobytes, which a low bit rate would pile up
+/// in memory long before the disk is full. Five tracks of 2 s segments reach it in 3.6 hours.
+pub(super) const MAX_SEGMENTS: usize = 32 * 1024;
+
 impl Queue {
     /// Half of the memory is for pieces that stay in it, a quarter for those on their way to disk, a quarter for reading back. The shares
     /// are apart, so that together they keep the limit whatever order things come in.
@@ -28,13 +32,11 @@ impl Queue {
     /// Makes room for `len` bytes by giving up the oldest segments. False when that does not help.
     pub(super) fn make_room(&mut self, len: usize, newest: &SegmentId) -> bool {
         loop {
-            if self.memory + len <= self.memory_for_pieces() {
-                return true;
-            }
+            let in_memory = self.memory + len <= self.memory_for_pieces();
             // A disk slower than the ingest must not take the memory either.
-            if self.spooled + len as u64 <= self.spool_limit()
-                && self.writing + len <= self.memory_for_writing()
-            {
+            let on_disk = self.spooled + len as u64 <= self.spool_limit()
+                && self.writing + len <= self.memory_for_writing();
+            if self.segments.len() <= MAX_SEGMENTS && (in_memory || on_disk) {
                 return true;
             }
             let oldest = self

@@ -190,6 +190,31 @@ fn one_object_that_the_store_never_takes_costs_its_segment_and_not_the_broadcast
     assert_eq!(segments, expected);
 }
 
+#[test]
+fn small_segments_pile_up_to_a_number_while_the_store_is_down() {
+    let mut queue = queue(Limits::default());
+    queue.track(announcement("v-y", 0)).unwrap();
+    let track = "v-y".parse().unwrap();
+    let more = 100;
+    for msn in 0..(room::MAX_SEGMENTS + more) as u64 {
+        queue.part(chunk("v-y", msn, 0, true, 1)).unwrap();
+        queue.segment(&track, msn, 0, 4_000).unwrap();
+    }
+    assert!(queue.segments.len() <= room::MAX_SEGMENTS + 1);
+    let lost = queue.take_lost();
+    assert!(
+        (more as usize - 1..=more as usize).contains(&lost.len()),
+        "{}",
+        lost.len()
+    );
+    // The oldest go, in order.
+    assert!(
+        lost.iter()
+            .enumerate()
+            .all(|(n, (_, msn))| *msn == n as u64)
+    );
+}
+
 #[derive(Debug, Clone)]
 enum Act {
     /// The next part of a track (and its segment's end behind the last one).
