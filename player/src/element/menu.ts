@@ -2,6 +2,7 @@
  * The settings menu: media-chrome's, with our words for the renditions. It lies in the top layer, since a phone's picture is too low
  * to hold it: a sheet at the bottom of a small screen, above its button on a large one.
  */
+import { MediaUIAttributes } from 'media-chrome/constants';
 import { MediaRenditionMenu } from 'media-chrome/menu/media-rendition-menu';
 import type { MediaSettingsMenu } from 'media-chrome/menu/media-settings-menu';
 import { bitrateLabel, renditionLabel } from './words.js';
@@ -9,6 +10,17 @@ import { bitrateLabel, renditionLabel } from './words.js';
 class QualityMenu extends MediaRenditionMenu {
   static override formatRendition({ id = '', height = 0, frameRate = 0, bitrate = 0 }: MediaRenditionMenu['mediaRenditionList'][number]): string {
     return `${renditionLabel({ name: id, height, fps: frameRate, bitrate })} · ${bitrateLabel(bitrate)}`;
+  }
+
+  /**
+   * media-chrome makes the entries anew at each change of the picture's size. Under a finger or the focus they must stay what they are:
+   * what changes while the menu is open is shown when it has closed.
+   */
+  override attributeChangedCallback(name: string, old: string | null, value: string | null): void {
+    const size = name === MediaUIAttributes.MEDIA_HEIGHT || name === MediaUIAttributes.MEDIA_WIDTH;
+    if (size && !this.hidden) return;
+    super.attributeChangedCallback(name, old, value);
+    if (name === 'hidden' && this.hidden) super.attributeChangedCallback(MediaUIAttributes.MEDIA_HEIGHT, null, this.getAttribute(MediaUIAttributes.MEDIA_HEIGHT));
   }
 }
 

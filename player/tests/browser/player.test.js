@@ -255,6 +255,27 @@ describe('watching', () => {
     await page.getByRole('menuitem', { name: /Quality.*240p/ }).waitFor();
   });
 
+  it('leaves an open menu as it is when the quality changes by itself', async () => {
+    await server.start('demo');
+    const page = await open('/watch/demo');
+    await frames(page);
+    await page.getByRole('button', { name: 'Settings' }).focus();
+    await page.keyboard.press('Enter');
+    await focused(page, /^Quality/);
+    await page.keyboard.press('Enter');
+    await focused(page, /480p source/);
+    // What media-chrome sets when the picture has another size.
+    await page.evaluate(() => {
+      const menu = window.ghostLive.player.shadowRoot?.querySelector('ghost-live-quality-menu');
+      menu?.setAttribute('mediawidth', '426');
+      menu?.setAttribute('mediaheight', '240');
+    });
+    await focused(page, /480p source/);
+    await page.keyboard.press('Escape');
+    await page.getByRole('menuitemradio', { name: 'Auto (240p)', includeHidden: true }).waitFor({ state: 'attached' });
+    assert.deepEqual(complaints, []);
+  });
+
   it('leaves the browser its shortcuts, text its letters and buttons their space', async () => {
     await server.start('demo');
     const page = await open('/watch/demo');
