@@ -11,7 +11,7 @@ import { promisify } from 'node:util';
 
 import { launch, open } from './support/browser.mjs';
 import { publishClock } from './support/clock.mjs';
-import { startServer, until } from './support/server.mjs';
+import { SHORT_LADDER, startServer, until } from './support/server.mjs';
 import { viewer } from './support/viewer.mjs';
 
 const PLAYER = resolve(import.meta.dirname, '../../player');
@@ -71,7 +71,7 @@ describe('the element on a page of another origin', () => {
 
   before(async () => {
     await run('npm', ['run', '--silent', 'build:lib'], { cwd: PLAYER });
-    server = await startServer();
+    server = await startServer({ config: SHORT_LADDER });
     encoder = publishClock(await server.rtmps());
     browser = await launch();
     site = await startSite(server.url);

@@ -37,8 +37,8 @@ describe('Firefox', () => {
     await watching.playing();
     await watching.advances();
     // On its way from the join to the target delay.
-    await watching.delays(8);
-    const delays = await watching.delays(10);
+    await watching.delays(5);
+    const delays = await watching.delays(5);
     const { transport, levels, stalls, framesDropped, framesDecoded } = await watching.stats();
     assert.equal(transport, 'll-hls');
     t.diagnostic(

@@ -1,28 +1,17 @@
 // OBS Studio itself publishes, with the defaults that it has on a custom server: a key frame every 250 frames, B-frames, scene cuts.
 import assert from 'node:assert/strict';
-import { spawn } from 'node:child_process';
 import { mkdir, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
+import { run } from './support/edge-checks.mjs';
 import { HEIGHT, startObs } from './support/obs.mjs';
-import { startServer, until } from './support/server.mjs';
+import { SHORT_LADDER, startServer, until } from './support/server.mjs';
 import { viewer } from './support/viewer.mjs';
 
 const shots = process.env.GHOST_LIVE_SHOTS ?? join(tmpdir(), 'ghost-live-shots');
-// One small rung, and no shedding: OBS, server and browser share what may be two cores, and how fast they are is not the question here.
-const config = '[transcode]\nshed_after_ms = 5000\n[[transcode.ladder]]\nheight = 240\nbitrate_bps = 400_000\n';
-
-async function run(command, args) {
-  const child = spawn(command, args, { stdio: ['ignore', 'pipe', 'pipe'] });
-  let [stdout, stderr] = ['', ''];
-  child.stdout.on('data', (chunk) => { stdout += chunk; });
-  child.stderr.on('data', (chunk) => { stderr += chunk; });
-  const code = await new Promise((resolve) => child.on('exit', resolve));
-  return { code, stdout, stderr };
-}
 
 describe('OBS on a custom server, at its defaults', () => {
   let server;
@@ -34,7 +23,7 @@ describe('OBS on a custom server, at its defaults', () => {
 
   before(async () => {
     await mkdir(shots, { recursive: true });
-    server = await startServer({ config });
+    server = await startServer({ config: SHORT_LADDER });
     browser = await launch();
     obs = await start();
   });
@@ -125,7 +114,7 @@ describe('OBS on a custom server, at its defaults', () => {
 
 describe('OBS is refused', () => {
   let server;
-  before(async () => { server = await startServer({ config }); });
+  before(async () => { server = await startServer({ config: SHORT_LADDER }); });
   after(async () => { await server?.stop(); });
 
   /** Starts OBS, waits until it has given up, and hands over what it logged. */

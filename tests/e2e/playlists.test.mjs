@@ -6,8 +6,8 @@ import { describe, test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
 import { publishClock } from './support/clock.mjs';
-import { run } from './support/edge-checks.mjs';
-import { startServer, until } from './support/server.mjs';
+import { mediaPlaylist, run } from './support/edge-checks.mjs';
+import { SHORT_LADDER, startServer, until } from './support/server.mjs';
 import { viewer } from './support/viewer.mjs';
 
 /** What a media playlist says can be read: headers, parts, and segments that are no gaps. */
@@ -43,13 +43,11 @@ function boxes(bytes, name) {
 
 describe('the end of a broadcast', () => {
   test('a clean unpublish ends the playlists at once', async () => {
-    const server = await startServer();
+    const server = await startServer({ config: SHORT_LADDER });
     const encoder = publishClock(await server.rtmps());
     try {
       await server.live();
-      const master = await until('the multivariant playlist', () => server.text('/live/main/index.m3u8'));
-      const media = new URL(master.split('\n').find((line) => line.endsWith('index.m3u8')), `${server.url}/live/main/index.m3u8`);
-      await until('a segment', async () => (await (await fetch(media)).text()).includes('#EXTINF'), 30);
+      const media = await mediaPlaylist(server.url, 1);
       await encoder.stop();
       await until('EXT-X-ENDLIST', async () => (await (await fetch(media)).text()).includes('#EXT-X-ENDLIST'), 5);
     } finally {
@@ -60,16 +58,12 @@ describe('the end of a broadcast', () => {
 
   for (const signal of ['SIGTERM', 'SIGINT']) {
     test(`${signal} closes the broadcast: a waiting player is told of the end`, async () => {
-      const server = await startServer();
+      const server = await startServer({ config: SHORT_LADDER });
       const encoder = publishClock(await server.rtmps());
       try {
         await server.live();
-        const master = await until('the multivariant playlist', () => server.text('/live/main/index.m3u8'));
-        const media = new URL(master.split('\n').find((line) => line.endsWith('index.m3u8')), `${server.url}/live/main/index.m3u8`);
-        const text = await until('a segment', async () => {
-          const body = await (await fetch(media)).text();
-          return body.includes('#EXTINF') && body;
-        }, 30);
+        const media = await mediaPlaylist(server.url, 1);
+        const text = await (await fetch(media)).text();
         const sequence = Number(/#EXT-X-MEDIA-SEQUENCE:(\d+)/.exec(text)[1]) + text.split('#EXTINF').length - 1;
         const waiting = fetch(`${media}?_HLS_msn=${sequence + 1}`).then((response) => response.text());
         const stopped = server.stop(signal);
@@ -85,7 +79,7 @@ describe('the end of a broadcast', () => {
 
 describe('an encoder with a key frame every 250 frames and B-frames, as OBS has on a custom server', () => {
   test('is cut all the same: the source goes on as an encode behind a discontinuity', async () => {
-    const server = await startServer();
+    const server = await startServer({ config: SHORT_LADDER });
     const encode = ['-c:v', 'libx264', '-preset', 'ultrafast', '-g', '250', '-bf', '2', '-b:v', '2500k'];
     const encoder = publishClock(await server.rtmps(), { encode });
     try {
@@ -124,7 +118,7 @@ describe('an encoder with a key frame every 250 frames and B-frames, as OBS has 
 
 describe('a crash', () => {
   test('kill -9 and restart: the page goes on without a reload, no media sequence number goes back, nothing unreadable is listed', async (t) => {
-    const first = await startServer();
+    const first = await startServer({ config: SHORT_LADDER });
     let encoder = publishClock(await first.rtmps());
     let second;
     let browser;
@@ -151,7 +145,7 @@ describe('a crash', () => {
       first.child.kill('SIGKILL');
       await first.exited;
       await encoder.kill();
-      second = await startServer({ data: first.folder, ports: first.ports });
+      second = await startServer({ config: SHORT_LADDER, data: first.folder, ports: first.ports });
       const restarted = Date.now();
       encoder = publishClock(await second.rtmps());
       const after = await until('the same playlist goes on behind a discontinuity', async () => {

@@ -10,7 +10,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
 import { publishClock, readDelay } from './support/clock.mjs';
-import { freePort, startServer, until } from './support/server.mjs';
+import { freePort, SHORT_LADDER, startServer, until } from './support/server.mjs';
 
 const tools = process.env.GHOST_LIVE_TOOLS ?? join(process.env.GHOST_LIVE_CACHE ?? join(homedir(), '.cache', 'ghost-live'), 'tools');
 const proxies = join(tools, 'proxies');
@@ -106,7 +106,7 @@ describe('behind a reverse proxy', () => {
 
   before(async () => {
     folder = await mkdtemp(join(tmpdir(), 'ghost-live-proxy-'));
-    server = await startServer({ ingest: 'proxy_from = ["127.0.0.1/32"]' });
+    server = await startServer({ config: SHORT_LADDER, ingest: 'proxy_from = ["127.0.0.1/32"]' });
     // The self-signed one of the first start: a proxy has its own, but any will do here.
     const files = { certificate: join(server.folder, 'self-signed.crt'), key: join(server.folder, 'self-signed.key') };
     for (const [name, begin] of [['nginx', nginx], ['caddy', caddy]]) {

@@ -97,7 +97,7 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
     edgeChecks(() => ({ url: edge.url, browser }));
 
     test('a part is listed as soon as it is made, and its bytes follow at once', async (t) => {
-      const { listed, read } = await follow(media, 24);
+      const { listed, read } = await follow(media, 15);
       const said = (list) => `p50 ${Math.round(quantile(list, 0.5))} ms, worst ${Math.round(list.at(-1))} ms`;
       t.diagnostic(`${name}: from a part's end to its playlist ${said(listed)}; from there to its bytes ${said(read)}`);
       // The box's timeline is anchored at the first frame, whose way was longer than that of those behind it: hence about nothing. Measured
@@ -113,8 +113,8 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
         await watching.playing().catch((error) => { throw new Error(`${error.message}; ${page.complaints.slice(0, 5).join('; ')}`); });
         await until('the clock can be read', async () => (await watching.delay()) !== null);
         // The player may still be on its way from the join to its target delay.
-        await watching.delays(8);
-        const read = await watching.delays(8);
+        await watching.delays(6);
+        const read = await watching.delays(5);
         const { transport, stalls, targetS, distanceS } = await watching.stats();
         assert.equal(transport, protocol === 'dash' ? 'dash' : 'll-hls');
         const said = `delay p50 ${quantile(read, 0.5)} ms, p95 ${quantile(read, 0.95)} ms (${read.length} frames read; ${stalls} stalls, ${distanceS?.toFixed(2)} of ${targetS?.toFixed(2)} s behind the live edge)`;

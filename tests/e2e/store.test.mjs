@@ -9,7 +9,7 @@ import { test } from 'node:test';
 import { launch, open } from './support/browser.mjs';
 import { publishClock, readDelay } from './support/clock.mjs';
 import { nativeEdge, startBox } from './support/remote.mjs';
-import { freePort, startServer, until } from './support/server.mjs';
+import { freePort, SHORT_LADDER, startServer, until } from './support/server.mjs';
 
 const tools = process.env.GHOST_LIVE_TOOLS ?? join(process.env.GHOST_LIVE_CACHE ?? join(homedir(), '.cache', 'ghost-live'), 'tools');
 const [ACCESS_KEY, SECRET_KEY] = ['ghost', 'live-secret-of-the-tests'];
@@ -162,7 +162,7 @@ test('a box and an edge elsewhere share a bucket by configuration alone: the pag
   let box;
   let encoder;
   try {
-    box = await startBox(edge, { store: store.config });
+    box = await startBox(edge, { store: store.config + SHORT_LADDER });
     encoder = publishClock(box.publishUrl(await box.key()));
     await until('the stream is live', async () => (await (await fetch(`${edge.url}/api/streams/main`)).json()).live, 60);
     const page = await open(browser, `${edge.url}/watch/main`);

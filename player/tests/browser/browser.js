@@ -54,3 +54,21 @@ export async function frames(page, count = 20) {
     { polling: 100 },
   );
 }
+
+/** Waits until the focus is on a control with these words. @param {Page} page @param {RegExp} words */
+export async function focused(page, words) {
+  await page.waitForFunction(
+    ({ source, flags }) => {
+      let element = document.activeElement;
+      while (element?.shadowRoot?.activeElement) element = element.shadowRoot.activeElement;
+      return new RegExp(source, flags).test(element?.getAttribute('aria-label') ?? element?.textContent.trim() ?? '');
+    },
+    { source: words.source, flags: words.flags },
+    { polling: 50 },
+  );
+}
+
+/** @param {Page} page @param {string} name */
+export async function level(page, name) {
+  await page.waitForFunction((wanted) => window.ghostLive.player.stats.level === wanted, name);
+}

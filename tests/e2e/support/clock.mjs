@@ -4,9 +4,12 @@ import { spawn } from 'node:child_process';
 
 export const WIDTH = 1280;
 export const HEIGHT = 720;
-const SQUARE = 32;
-// Milliseconds modulo 2^32, then the sum of its four bytes as a check.
+// Frames are drawn in cells of 16 by 16 pixels and made large by FFmpeg: encoder, server and browser share a machine.
+const CELL = 16;
+const [COLUMNS, ROWS] = [WIDTH / CELL, HEIGHT / CELL];
+// Milliseconds modulo 2^32, then the sum of its four bytes as a check: 40 squares of 32 pixels, in two rows alike.
 const BITS = 40;
+const SQUARE = COLUMNS / BITS;
 
 const bitsOf = (ms) => {
   const low = Math.floor(ms % 2 ** 32);
@@ -15,17 +18,14 @@ const bitsOf = (ms) => {
   return bytes.flatMap((byte) => [7, 6, 5, 4, 3, 2, 1, 0].map((bit) => (byte >> bit) & 1));
 };
 
-/** One I420 frame whose top row of squares says `ms`, over a moving gradient. */
-function frame(buffer, ms, n) {
-  const shade = 60 + (n % 120);
-  buffer.fill(shade, SQUARE * 2 * WIDTH, WIDTH * HEIGHT);
+/** One frame of grey cells whose top rows of squares say `ms`, over a changing shade. */
+function frame(cells, ms, n) {
+  cells.fill(60 + (n % 120));
   // A bar that moves, so that no two frames are alike.
-  const x = (n * 8) % (WIDTH - 64);
-  for (let y = 300; y < 420; y += 1) buffer.fill(220, y * WIDTH + x, y * WIDTH + x + 64);
+  const x = n % (COLUMNS - 4);
+  for (let y = 19; y < 26; y += 1) cells.fill(220, y * COLUMNS + x, y * COLUMNS + x + 4);
   bitsOf(ms).forEach((bit, i) => {
-    for (let y = 0; y < SQUARE * 2; y += 1) {
-      buffer.fill(bit ? 235 : 16, y * WIDTH + i * SQUARE, y * WIDTH + (i + 1) * SQUARE);
-    }
+    for (let y = 0; y < SQUARE * 2; y += 1) cells.fill(bit ? 235 : 16, y * COLUMNS + i * SQUARE, y * COLUMNS + (i + 1) * SQUARE);
   });
 }
 
@@ -34,12 +34,12 @@ export function publishClock(url, { encode, fps = 30, log = false } = {}) {
   const video = encode ?? ['-c:v', 'libx264', '-preset', 'ultrafast', '-tune', 'zerolatency', '-g', String(fps * 2), '-b:v', '2500k'];
   const args = [
     '-hide_banner', '-loglevel', 'warning',
-    '-f', 'rawvideo', '-pix_fmt', 'yuv420p', '-s', `${WIDTH}x${HEIGHT}`, '-r', String(fps), '-i', 'pipe:0',
+    '-f', 'rawvideo', '-pix_fmt', 'gray', '-s', `${COLUMNS}x${ROWS}`, '-r', String(fps), '-i', 'pipe:0',
     '-re', '-f', 'lavfi', '-i', 'sine=frequency=440:sample_rate=48000',
-    '-map', '0:v', '-map', '1:a', '-shortest', ...video, '-pix_fmt', 'yuv420p', '-c:a', 'aac', '-b:a', '96k', '-ac', '2', '-f', 'flv', url,
+    '-map', '0:v', '-map', '1:a', '-shortest', '-vf', `scale=${WIDTH}:${HEIGHT}:flags=neighbor:in_range=tv:out_range=tv,format=yuv420p`, ...video, '-c:a', 'aac', '-b:a', '96k', '-ac', '2', '-f', 'flv', url,
   ];
   const encoder = spawn('ffmpeg', args, { stdio: ['pipe', 'ignore', log ? 'inherit' : 'ignore'] });
-  const buffer = Buffer.alloc((WIDTH * HEIGHT * 3) / 2, 128);
+  const cells = Buffer.alloc(COLUMNS * ROWS);
   const started = performance.now();
   let n = 0;
   let blocked = false;
@@ -48,8 +48,8 @@ export function publishClock(url, { encode, fps = 30, log = false } = {}) {
   const timer = setInterval(() => {
     // Frames that the encoder had no time for are skipped in content and not in number, so that the stream keeps its rate.
     while (!blocked && (performance.now() - started) * fps >= n * 1000) {
-      frame(buffer, Date.now(), n);
-      blocked = !encoder.stdin.write(Buffer.from(buffer));
+      frame(cells, Date.now(), n);
+      blocked = !encoder.stdin.write(Buffer.from(cells));
       n += 1;
     }
   }, 1000 / fps / 4);

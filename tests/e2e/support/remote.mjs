@@ -7,7 +7,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { newState, ROOT, startEdge } from '../../worker/edge.js';
-import { BINARY, freePort, until } from './server.mjs';
+import { BINARY, freePort, PATIENT, until } from './server.mjs';
 
 const SECRET = 'a link secret for the tests, of more than 32 bytes';
 
@@ -93,6 +93,7 @@ export async function startBox(edge, { store = '[store]\nkind = "edge"' } = {}) 
   await writeFile(file, [
     `[ingest]\nrtmp = "off"\nrtmps = "127.0.0.1:${rtmps}"`,
     `[edge]\nurl = "${edge.url}"\nlink_secret_file = "${edge.secretFile}"`,
+    PATIENT,
     store,
   ].join('\n'));
   const process = part('media-core', folder, file);

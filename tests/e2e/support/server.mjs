@@ -8,6 +8,12 @@ import { join } from 'node:path';
 const cache = process.env.GHOST_LIVE_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'ghost-live');
 export const BINARY = process.env.GHOST_LIVE_BINARY ?? join(process.env.CARGO_TARGET_DIR ?? join(cache, 'target'), 'release', 'ghost-live');
 
+/** Encoders, servers and browsers share what may be two cores, and how fast those are is no question of these tests: no rung is shed for it. */
+export const PATIENT = '[transcode]\nshed_after_ms = 5000\n';
+
+/** One small rung: what a test needs that is not about qualities, so that two of them have room on two cores. */
+export const SHORT_LADDER = '[[transcode.ladder]]\nheight = 240\nfps = 15\nbitrate_bps = 400_000\n';
+
 /** A TCP port of 127.0.0.1 that nobody listens on. */
 export async function freePort() {
   const server = createServer();
@@ -41,6 +47,7 @@ export async function startServer({ config = '', ingest = '', args = [], data, p
   const listen = [
     `[web]\nlisten = "127.0.0.1:${port.web}"`,
     `[ingest]\nrtmp = "127.0.0.1:${port.rtmp}"\nrtmps = "127.0.0.1:${port.rtmps}"\n${ingest}`,
+    PATIENT,
   ].join('\n');
   await writeFile(file, `${listen}\n${config}`);
   const child = spawn(BINARY, ['up', '--config', file, '--data', folder, ...args], { stdio: ['ignore', 'pipe', 'pipe'] });
