@@ -4,6 +4,8 @@
 //
 // FFmpeg publishes a picture that carries the time over RTMPS; the watch page plays it; the delay is read off the painted picture. It
 // includes capture to FFmpeg's input, the encoder, the network of this machine, and everything of Ghost Live.
+import { readFile } from 'node:fs/promises';
+import { createRequire } from 'node:module';
 import { cpus, loadavg } from 'node:os';
 import { parseArgs } from 'node:util';
 
@@ -14,9 +16,19 @@ import { startServer, until } from '../tests/e2e/support/server.mjs';
 const { values } = parseArgs({ options: { minutes: { type: 'string', default: '10' }, joins: { type: 'string', default: '5' }, config: { type: 'string', default: '' } } });
 const minutes = Number(values.minutes);
 const joins = Number(values.joins);
-if (!(minutes > 0) || !(joins > 0)) throw new Error('--minutes and --joins are numbers over 0');
+if (!(minutes > 0) || !(joins > 1)) throw new Error('--minutes is a number over 0, and --joins one over 1');
 // A page that has just joined may still be on its way to its target delay.
 const SETTLE_S = 10;
+
+// The bound of a first frame: a page of a video and hls.js, and nothing of ours but what the server sends it.
+const hls = createRequire(new URL('../tests/e2e/package.json', import.meta.url)).resolve('hls.js/dist/hls.min.js');
+const BARE = `<!doctype html><video muted></video><script src="/bare.js"></script><script>
+  const video = document.querySelector('video');
+  const hls = new Hls({ lowLatencyMode: true });
+  hls.loadSource('/live/main/index.m3u8');
+  hls.attachMedia(video);
+  video.play();
+</script>`;
 
 const load = loadavg()[0].toFixed(1);
 const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
@@ -33,18 +45,38 @@ try {
   browser = await launch();
   await server.live();
   // The join of a viewer who comes in mid-stream: from the navigation to the first painted frame, with an empty cache each time.
-  const first = [];
+  const [first, bare] = [[], []];
+  // Polled in the page at every frame: asking from here would add what the asking takes.
+  const painted = (page) => page.waitForFunction(
+    () => ((window.ghostLive?.player?.shadowRoot ?? document).querySelector('video')?.currentTime ?? 0) > 0,
+    null,
+    { polling: 'raf', timeout: 60_000 },
+  );
   const join = async () => {
     const began = performance.now();
     const page = await open(browser, `${server.url}/watch/main`);
-    // Polled in the page at every frame: asking from here would add what the asking takes.
-    await page.waitForFunction(() => (window.ghostLive?.player?.shadowRoot?.querySelector('video')?.currentTime ?? 0) > 0, null, { polling: 'raf', timeout: 60_000 });
+    await painted(page);
     first.push(performance.now() - began);
     return page;
   };
+  const script = await readFile(hls);
+  const joinBare = async () => {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 800 } });
+    const page = await context.newPage();
+    await page.route('**/bare', (route) => route.fulfill({ contentType: 'text/html', body: BARE }));
+    await page.route('**/bare.js', (route) => route.fulfill({ contentType: 'text/javascript', body: script }));
+    const began = performance.now();
+    await page.goto(`${server.url}/bare`);
+    await painted(page);
+    bare.push(performance.now() - began);
+    await context.close();
+  };
   // A full window first, as most viewers meet it.
   await sleep(10_000);
-  for (let n = 1; n < joins; n += 1) await (await join()).context().close();
+  for (let n = 1; n < joins; n += 1) {
+    await joinBare();
+    await (await join()).context().close();
+  }
   const page = await join();
   await sleep(SETTLE_S * 1000);
 
@@ -69,6 +101,7 @@ try {
   const rows = [
     ['time to first frame, median', first.length, quantile(first, 0.5)],
     ['time to first frame, worst', first.length, quantile(first, 1)],
+    ['bound: a page of hls.js alone, median', bare.length, quantile(bare, 0.5)],
     ['delay p50', all.length, quantile(all, 0.5)],
     ['delay p95', all.length, quantile(all, 0.95)],
     ['delay max', all.length, quantile(all, 1)],
