@@ -202,11 +202,7 @@ fn small_segments_pile_up_to_a_number_while_the_store_is_down() {
     }
     assert!(queue.segments.len() <= room::MAX_SEGMENTS + 1);
     let lost = queue.take_lost();
-    assert!(
-        (more as usize - 1..=more as usize).contains(&lost.len()),
-        "{}",
-        lost.len()
-    );
+    assert!((more - 1..=more).contains(&lost.len()), "{}", lost.len());
     // The oldest go, in order.
     assert!(
         lost.iter()
