@@ -48,7 +48,7 @@ async function start({ leaves, put }) {
     const sql = (await readFile(path.join(ROOT, "edge-worker/migrations", file), "utf8")).replace(/--.*$/gm, "");
     for (const statement of sql.split(";").map((text) => text.trim()).filter(Boolean)) await database.prepare(statement).run();
   }
-  const entry = { name: "bench", key_id: "bench", key_sha256: "0".repeat(64), key: "bench_x", studio_secret: "x", created_unix_ms: 0 };
+  const entry = { name: "bench", key: `bench_${"a".repeat(26)}`, studio_secret: "x", created_unix_ms: 0 };
   await internal(edge, SECRET, "PUT", "/internal/streams/bench", JSON.stringify(entry));
   const core = new Core({ edge, secret: SECRET, stream: "bench", put });
   await core.open();

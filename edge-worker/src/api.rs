@@ -5,6 +5,7 @@
 use protocol::{
     link::TrackKind,
     names::{StreamName, TrackName},
+    stream_key::StreamKey,
 };
 use serde::{Deserialize, Serialize};
 
@@ -166,22 +167,23 @@ pub struct Studio {
     pub viewers: u64,
     /// Addresses for the encoder.
     pub servers: Vec<Server>,
-    /// The stream key.
-    pub key: String,
+    /// The stream key; `None` when it cannot be shown because the secret that it is sealed with was lost or changed. It admits all the
+    /// same, and a new one can be shown again.
+    pub key: Option<String>,
     /// The tracks that are live.
     pub tracks: Vec<TrackSummary>,
 }
 
 impl Studio {
-    /// Of a stream, whoever asks: check the secret first ([`StreamEntry::opens_studio`]).
-    pub fn new(entry: StreamEntry, summary: StreamSummary, servers: Vec<Server>) -> Self {
+    /// Of a stream, whoever asks: check the secret first ([`crate::directory::Stream::opens_studio`]).
+    pub fn new(key: Option<StreamKey>, summary: StreamSummary, servers: Vec<Server>) -> Self {
         Self {
             stream: summary.name,
             live: summary.live,
             since: summary.since,
             viewers: summary.viewers,
             servers,
-            key: entry.key,
+            key: key.map(|key| key.reveal()),
             tracks: summary.tracks,
         }
     }
@@ -275,11 +277,11 @@ mod tests {
                 url: "rtmps://live.example.org:1936/live".to_owned(),
                 note: String::new(),
             };
-            serde_json::to_value(Studio::new(entry(), summary, vec![server])).unwrap()
+            serde_json::to_value(Studio::new(Some(entry().key), summary, vec![server])).unwrap()
         };
         let live = studio(OnAir::now(&broadcast));
         assert_eq!(live["stream"], "demo");
-        assert_eq!(live["key"], entry().key);
+        assert_eq!(live["key"], entry().key.reveal());
         assert_eq!(
             live["servers"],
             json!([{ "url": "rtmps://live.example.org:1936/live", "note": "" }])

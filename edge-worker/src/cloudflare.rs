@@ -95,12 +95,15 @@ fn method(request: &Request) -> http::Method {
     http::Method::from_bytes(request.method().as_ref().as_bytes()).unwrap_or(http::Method::TRACE)
 }
 
+/// The secret that is shared with the boxes, if one is set that is long enough.
+fn link_secret(env: &Env) -> Option<String> {
+    let secret = env.secret(binding::LINK_SECRET).ok()?.to_string();
+    (secret.len() >= MIN_SECRET).then_some(secret)
+}
+
 /// What a box asks, proved both ways.
 async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response> {
-    let secret = env
-        .secret(binding::LINK_SECRET)
-        .map(|secret| secret.to_string());
-    let Some(secret) = secret.ok().filter(|s| s.len() >= MIN_SECRET) else {
+    let Some(secret) = link_secret(env) else {
         worker::console_error!(
             "LINK_SECRET is not set, or has less than {MIN_SECRET} characters: no box can be let in"
         );

@@ -1,10 +1,12 @@
-//! Streams, their keys, and who may publish: decisions on entries that an adapter keeps (a file in the native edge, rows in the Worker).
+//! Streams, their keys, and who may publish: decisions on what an adapter keeps (SQLite in the native edge, D1 in the Worker).
 //!
-//! A stream has one static key, found by its id and checked against its SHA-256. The entry keeps the key itself as well, because the
-//! studio page shows it to its owner: whoever keeps entries keeps them as secrets.
+//! A stream has one static key, found by its id and checked against its SHA-256. The key itself, which the studio page shows to the
+//! stream's owner, and the secret of the studio link are kept [sealed](seal): a [`Stream`] opens nothing by itself, a [`StreamEntry`] is
+//! the stream with its secrets.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
+use data_encoding::HEXLOWER;
 use protocol::{
     internal::{Admission, Admit},
     names::{BroadcastId, StreamName},
@@ -13,6 +15,12 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
+
+pub mod seal;
+pub mod sql;
+
+use seal::{Closed, Column, Nonce, Seal};
 
 /// Why a publisher or a request about a stream is turned away. The text is for a person, and says nothing of what exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -31,18 +39,15 @@ pub enum Refusal {
     KeyId(StreamName),
 }
 
-/// A stream.
+/// A stream with its secrets: as its owner sees it, and as a box gives it to an edge (`PUT /internal/streams/{stream}`).
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StreamEntry {
     /// Its name.
     pub name: StreamName,
-    /// What its key is found by.
-    pub key_id: String,
-    /// SHA-256 of the key, lower-case hexadecimal.
-    pub key_sha256: String,
-    /// The key, to show to its owner.
-    pub key: String,
+    /// The key.
+    #[serde(with = "revealed")]
+    pub key: StreamKey,
     /// What the studio link carries.
     pub studio_secret: String,
     /// When it was made, Unix milliseconds.
@@ -53,7 +58,7 @@ impl std::fmt::Debug for StreamEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("StreamEntry")
             .field("name", &self.name)
-            .field("key_id", &self.key_id)
+            .field("key", &self.key)
             .finish_non_exhaustive()
     }
 }
@@ -66,62 +71,244 @@ impl StreamEntry {
         random: [[u8; 16]; 2],
         now_unix_ms: i64,
     ) -> Option<Self> {
-        let key = StreamKey::from_random(key_id, random[0]).ok()?;
         Some(Self {
             name,
-            key_id: key.id().to_owned(),
-            key_sha256: key.digest(),
-            key: key.reveal(),
-            studio_secret: BroadcastId::from_random(random[1]).to_string(),
+            key: StreamKey::from_random(key_id, random[0]).ok()?,
+            studio_secret: new_studio_secret(random[1]),
             created_unix_ms: now_unix_ms,
         })
     }
 
-    /// Gives the stream a new key of 16 random bytes; the old one is refused from now on.
+    /// Gives the stream a new key of 16 random bytes.
     pub fn rotate_key(&mut self, random: [u8; 16]) {
-        if let Ok(key) = StreamKey::from_random(&self.key_id, random) {
-            self.key_sha256 = key.digest();
-            self.key = key.reveal();
+        if let Ok(key) = StreamKey::from_random(self.key.id(), random) {
+            self.key = key;
         }
     }
 
     /// Takes a key over that was given to the stream elsewhere. Also whether it is another than before; one that is not a key, or has
     /// another id, is not taken.
     pub fn adopt_key(&mut self, key: &str) -> bool {
-        let Ok(key) = key.parse::<StreamKey>() else {
-            return false;
+        match key.parse::<StreamKey>() {
+            Ok(key) if key.id() == self.key.id() && key != self.key => {
+                self.key = key;
+                true
+            }
+            _ => false,
+        }
+    }
+}
+
+/// A key in JSON, for those who may see it.
+mod revealed {
+    use protocol::stream_key::StreamKey;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(key: &StreamKey, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(&key.reveal())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<StreamKey, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+fn new_studio_secret(random: [u8; 16]) -> String {
+    BroadcastId::from_random(random).to_string()
+}
+
+/// SHA-256 in lower-case hexadecimal.
+fn digest(secret: &str) -> String {
+    HEXLOWER.encode(&Sha256::digest(secret))
+}
+
+/// A stream as the directory keeps it: nothing in it admits anybody or opens a studio.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Stream {
+    /// Its name.
+    pub name: StreamName,
+    /// What its key is found by.
+    pub key_id: String,
+    /// SHA-256 of the key, lower-case hexadecimal.
+    pub key_sha256: String,
+    /// The key, sealed; `None` where it was not kept.
+    pub key_sealed: Option<String>,
+    /// SHA-256 of what the studio link carries, lower-case hexadecimal.
+    pub studio_sha256: String,
+    /// What the studio link carries, sealed; `None` at an edge that only checks it.
+    pub studio_sealed: Option<String>,
+    /// When it was made, Unix milliseconds.
+    pub created_unix_ms: i64,
+}
+
+impl std::fmt::Debug for Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stream")
+            .field("name", &self.name)
+            .field("key_id", &self.key_id)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Stream {
+    /// A stream to be kept where its key is shown, and its studio link where there is a nonce for it.
+    pub fn keep(entry: &StreamEntry, seal: &Seal, key: Nonce, studio: Option<Nonce>) -> Self {
+        let mut stream = Self {
+            name: entry.name.clone(),
+            key_id: String::new(),
+            key_sha256: String::new(),
+            key_sealed: None,
+            studio_sha256: digest(&entry.studio_secret),
+            studio_sealed: None,
+            created_unix_ms: entry.created_unix_ms,
         };
-        if key.id() != self.key_id || key.matches(&self.key_sha256) {
+        stream.set_key(&entry.key, seal, key);
+        if let Some(nonce) = studio {
+            stream.set_studio_secret(&entry.studio_secret, seal, nonce);
+        }
+        stream
+    }
+
+    fn set_key(&mut self, key: &StreamKey, seal: &Seal, nonce: Nonce) {
+        key.id().clone_into(&mut self.key_id);
+        self.key_sha256 = key.digest();
+        let revealed = Zeroizing::new(key.reveal());
+        self.key_sealed = seal.close(Column::Key, &self.name, nonce, &revealed);
+    }
+
+    fn set_studio_secret(&mut self, secret: &str, seal: &Seal, nonce: Nonce) {
+        self.studio_sha256 = digest(secret);
+        self.studio_sealed = seal.close(Column::Studio, &self.name, nonce, secret);
+    }
+
+    /// Gives the stream a new key of 16 random bytes; the old one is refused from now on. For this nothing needs to be opened.
+    pub fn rotate_key(&mut self, random: [u8; 16], seal: &Seal, nonce: Nonce) {
+        if let Ok(key) = StreamKey::from_random(&self.key_id, random) {
+            self.set_key(&key, seal, nonce);
+        }
+    }
+
+    /// Where the studio link is kept to be shown and no longer opens: seals it again, as a request has just brought it, or a new one of
+    /// 16 random bytes. Whether it is a new one.
+    pub fn mend_studio(
+        &mut self,
+        brought: Option<&str>,
+        random: [u8; 16],
+        seal: &Seal,
+        nonce: Nonce,
+    ) -> bool {
+        if self.studio_sealed.is_none() || self.studio_secret(seal).is_ok() {
             return false;
         }
-        self.key_sha256 = key.digest();
-        self.key = key.reveal();
-        true
+        match brought.filter(|secret| self.is_studio_secret(secret)) {
+            Some(secret) => {
+                self.set_studio_secret(secret, seal, nonce);
+                false
+            }
+            None => {
+                let secret = Zeroizing::new(new_studio_secret(random));
+                self.set_studio_secret(&secret, seal, nonce);
+                true
+            }
+        }
+    }
+
+    /// The key, to show to the stream's owner.
+    ///
+    /// # Errors
+    /// [`Closed`] when it was sealed with another secret, for another stream, or was not kept.
+    pub fn key(&self, seal: &Seal) -> Result<StreamKey, Closed> {
+        let opened = self.open_column(Column::Key, self.key_sealed.as_deref(), seal)?;
+        // An older key put back in the newer one's place opens, but is not what admits.
+        let key = opened.parse::<StreamKey>().ok();
+        key.filter(|key| key.matches(&self.key_sha256))
+            .ok_or_else(|| self.closed(Column::Key))
+    }
+
+    /// What the studio link carries, to show to the stream's owner.
+    ///
+    /// # Errors
+    /// As [`Self::key`].
+    pub fn studio_secret(&self, seal: &Seal) -> Result<Zeroizing<String>, Closed> {
+        let opened = self.open_column(Column::Studio, self.studio_sealed.as_deref(), seal)?;
+        match self.is_studio_secret(&opened) {
+            true => Ok(opened),
+            false => Err(self.closed(Column::Studio)),
+        }
+    }
+
+    /// The stream with its secrets.
+    ///
+    /// # Errors
+    /// [`Closed`] when not both can be opened.
+    pub fn open(&self, seal: &Seal) -> Result<StreamEntry, Closed> {
+        Ok(StreamEntry {
+            name: self.name.clone(),
+            key: self.key(seal)?,
+            studio_secret: self.studio_secret(seal)?.to_string(),
+            created_unix_ms: self.created_unix_ms,
+        })
+    }
+
+    fn open_column(
+        &self,
+        column: Column,
+        sealed: Option<&str>,
+        seal: &Seal,
+    ) -> Result<Zeroizing<String>, Closed> {
+        let sealed = sealed.ok_or_else(|| self.closed(column))?;
+        seal.open(column, &self.name, sealed)
+    }
+
+    fn closed(&self, column: Column) -> Closed {
+        Closed {
+            column,
+            stream: self.name.clone(),
+        }
+    }
+
+    /// Whether this is what the stream's studio link carries, in constant time.
+    fn is_studio_secret(&self, secret: &str) -> bool {
+        // Digests have one length, so that the time tells nothing of the secret's.
+        let ours = self.studio_sha256.as_bytes();
+        digest(secret).as_bytes().ct_eq(ours).into()
     }
 
     /// Whether a request's `Authorization` header carries this stream's studio secret, in constant time.
     pub fn opens_studio(&self, authorization: Option<&str>) -> bool {
-        let given = authorization.and_then(|value| value.strip_prefix("Bearer "));
-        // Digests have one length, so that the time tells nothing of the secret's.
-        let given = Sha256::digest(given.unwrap_or_default().trim());
-        Sha256::digest(&self.studio_secret).ct_eq(&given).into()
+        self.is_studio_secret(bearer(authorization).unwrap_or_default())
+    }
+
+    /// Whether keeping this entry would change nothing: secrets and when it was made are the same, and the key can be shown.
+    pub fn has(&self, entry: &StreamEntry, seal: &Seal) -> bool {
+        self.name == entry.name
+            && entry.key.matches(&self.key_sha256)
+            && self.is_studio_secret(&entry.studio_secret)
+            && self.key(seal).is_ok()
     }
 }
 
-/// May this publisher publish? `entry` is the stream that the key's id belongs to.
+/// What an `Authorization` header of the scheme `Bearer` carries.
+pub fn bearer(authorization: Option<&str>) -> Option<&str> {
+    authorization?.strip_prefix("Bearer ").map(str::trim)
+}
+
+/// May this publisher publish? `stream` is the one that the key's id belongs to.
 ///
 /// # Errors
 /// [`Refusal`] when not.
-pub fn admit(question: &Admit, entry: Option<&StreamEntry>) -> Result<Admission, Refusal> {
+pub fn admit(question: &Admit, stream: Option<&Stream>) -> Result<Admission, Refusal> {
     let key: StreamKey = question.key.parse().map_err(|_| Refusal::Key)?;
-    let entry = entry.filter(|e| e.key_id == key.id()).ok_or(Refusal::Key)?;
-    if !key.matches(&entry.key_sha256) {
+    let kept = stream
+        .filter(|s| s.key_id == key.id())
+        .ok_or(Refusal::Key)?;
+    if !key.matches(&kept.key_sha256) {
         return Err(Refusal::Key);
     }
     match &question.stream {
-        Some(stream) if *stream != entry.name => Err(Refusal::OtherStream),
+        Some(stream) if *stream != kept.name => Err(Refusal::OtherStream),
         _ => Ok(Admission {
-            stream: entry.name.clone(),
+            stream: kept.name.clone(),
         }),
     }
 }
@@ -132,84 +319,72 @@ pub fn key_id(question: &Admit) -> Option<String> {
     Some(key.id().to_owned())
 }
 
-/// All streams, in memory: what the native edge keeps in one file.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// All streams, in memory: what the native edge decides with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Directory {
-    streams: BTreeMap<StreamName, StreamEntry>,
+    streams: BTreeMap<StreamName, Stream>,
+    by_key_id: HashMap<String, StreamName>,
+}
+
+impl FromIterator<Stream> for Directory {
+    fn from_iter<T: IntoIterator<Item = Stream>>(streams: T) -> Self {
+        let mut directory = Self::default();
+        for stream in streams {
+            directory.set(stream);
+        }
+        directory
+    }
 }
 
 impl Directory {
     /// The stream, if there is one of that name.
-    pub fn stream(&self, name: &StreamName) -> Option<&StreamEntry> {
+    pub fn stream(&self, name: &StreamName) -> Option<&Stream> {
         self.streams.get(name)
     }
 
     /// All streams by name.
-    pub fn streams(&self) -> impl Iterator<Item = &StreamEntry> {
+    pub fn streams(&self) -> impl Iterator<Item = &Stream> {
         self.streams.values()
     }
 
-    /// The stream of that name; made when there is none, with 48 random bytes. Also whether it was made.
-    pub fn ensure(
-        &mut self,
+    /// A new stream of that name, not yet in the directory, of 48 random bytes.
+    pub fn new_stream(
+        &self,
         name: &StreamName,
         random: [[u8; 16]; 3],
         now_unix_ms: i64,
-    ) -> (&StreamEntry, bool) {
-        let made = !self.streams.contains_key(name);
-        if made {
-            let entry = self.make(name, random, now_unix_ms);
-            self.streams.insert(name.clone(), entry);
-        }
-        (&self.streams[name], made)
-    }
-
-    fn make(&self, name: &StreamName, random: [[u8; 16]; 3], now_unix_ms: i64) -> StreamEntry {
-        let free = |id: &str| !self.streams.values().any(|e| e.key_id == id);
+    ) -> StreamEntry {
         let anonymous = BroadcastId::from_random(random[2]).to_string();
+        let make =
+            |id: &str| StreamEntry::new(name.clone(), id, [random[0], random[1]], now_unix_ms);
         // The stream's own name where a key id can be that, so that a person sees what a key is for.
         let entry = Some(name.as_str())
-            .filter(|id| free(id))
-            .and_then(|id| StreamEntry::new(name.clone(), id, [random[0], random[1]], now_unix_ms));
-        match entry.or_else(|| {
-            StreamEntry::new(
-                name.clone(),
-                &anonymous,
-                [random[0], random[1]],
-                now_unix_ms,
-            )
-        }) {
+            .filter(|id| !self.by_key_id.contains_key(*id))
+            .and_then(make);
+        match entry.or_else(|| make(&anonymous)) {
             Some(entry) => entry,
             None => unreachable!("26 characters of lower-case base32 are a key id"),
         }
     }
 
-    /// Makes or replaces a stream as somebody else has it.
+    /// Whether a stream can be kept beside the others.
     ///
     /// # Errors
     /// [`Refusal::KeyId`] when its key could not be told from another stream's.
-    pub fn put(&mut self, entry: StreamEntry) -> Result<(), Refusal> {
-        let taken = |other: &StreamEntry| other.key_id == entry.key_id && other.name != entry.name;
-        if self.streams.values().any(taken) {
-            return Err(Refusal::KeyId(entry.name));
+    pub fn check(&self, stream: &Stream) -> Result<(), Refusal> {
+        match self.by_key_id.get(&stream.key_id) {
+            Some(holder) if *holder != stream.name => Err(Refusal::KeyId(stream.name.clone())),
+            _ => Ok(()),
         }
-        self.streams.insert(entry.name.clone(), entry);
-        Ok(())
     }
 
-    /// Gives a stream a new key.
-    ///
-    /// # Errors
-    /// [`Refusal::NoStream`].
-    pub fn rotate_key(
-        &mut self,
-        name: &StreamName,
-        random: [u8; 16],
-    ) -> Result<&StreamEntry, Refusal> {
-        let entry = (self.streams.get_mut(name)).ok_or_else(|| Refusal::NoStream(name.clone()))?;
-        entry.rotate_key(random);
-        Ok(entry)
+    /// Makes or replaces a stream that was [checked](Self::check).
+    pub fn set(&mut self, stream: Stream) {
+        let (id, name) = (stream.key_id.clone(), stream.name.clone());
+        if let Some(before) = self.streams.insert(name.clone(), stream) {
+            self.by_key_id.remove(&before.key_id);
+        }
+        self.by_key_id.insert(id, name);
     }
 
     /// May this publisher publish, and as what?
@@ -218,8 +393,8 @@ impl Directory {
     /// [`Refusal`] when not.
     pub fn admit(&self, question: &Admit) -> Result<Admission, Refusal> {
         let id = key_id(question);
-        let entry = id.and_then(|id| self.streams.values().find(|e| e.key_id == id));
-        admit(question, entry)
+        let name = id.and_then(|id| self.by_key_id.get(&id));
+        admit(question, name.and_then(|name| self.streams.get(name)))
     }
 }
 
@@ -232,7 +407,23 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn question(key: &str, stream: Option<&str>) -> Admit {
+    fn seal() -> Seal {
+        Seal::derive(b"a secret of thirty-two characters")
+    }
+
+    fn entry(stream: &str, id: &str, random: u8) -> StreamEntry {
+        StreamEntry::new(name(stream), id, [[random; 16], [2; 16]], 0).unwrap()
+    }
+
+    fn keep(entry: &StreamEntry) -> Stream {
+        Stream::keep(entry, &seal(), [1; 24], Some([2; 24]))
+    }
+
+    fn question(key: &StreamKey, stream: Option<&str>) -> Admit {
+        asked(&key.reveal(), stream)
+    }
+
+    fn asked(key: &str, stream: Option<&str>) -> Admit {
         Admit {
             key: key.to_owned(),
             stream: stream.map(name),
@@ -243,17 +434,12 @@ mod tests {
     #[test]
     fn only_a_stream_s_own_key_admits_and_only_as_that_stream() {
         let mut directory = Directory::default();
-        let live = directory
-            .ensure(&name("live"), [[1; 16], [2; 16], [3; 16]], 0)
-            .0
-            .key
-            .clone();
-        let demo = directory
-            .ensure(&name("demo"), [[4; 16], [5; 16], [6; 16]], 0)
-            .0
-            .key
-            .clone();
-        assert!(live.starts_with("live_"));
+        let live = directory.new_stream(&name("live"), [[1; 16], [2; 16], [3; 16]], 0);
+        directory.set(keep(&live));
+        let demo = directory.new_stream(&name("demo"), [[4; 16], [5; 16], [6; 16]], 0);
+        directory.set(keep(&demo));
+        let live = live.key;
+        assert_eq!(live.id(), "live");
         let admitted = directory.admit(&question(&live, None)).unwrap();
         assert_eq!(admitted.stream, name("live"));
         assert!(directory.admit(&question(&live, Some("live"))).is_ok());
@@ -261,7 +447,7 @@ mod tests {
             directory.admit(&question(&live, Some("demo"))),
             Err(Refusal::OtherStream)
         );
-        let forged = demo.replace("demo_", "live_");
+        let forged = demo.key.reveal().replace("demo_", "live_");
         for bad in [
             "",
             "live",
@@ -270,7 +456,7 @@ mod tests {
             &forged,
         ] {
             assert_eq!(
-                directory.admit(&question(bad, None)),
+                directory.admit(&asked(bad, None)),
                 Err(Refusal::Key),
                 "{bad:?}"
             );
@@ -279,50 +465,43 @@ mod tests {
 
     #[test]
     fn a_rotated_key_is_refused_and_the_new_one_admitted() {
-        let mut directory = Directory::default();
-        let old = directory
-            .ensure(&name("live"), [[1; 16]; 3], 0)
-            .0
-            .key
-            .clone();
-        let new = directory
-            .rotate_key(&name("live"), [9; 16])
-            .unwrap()
-            .key
-            .clone();
-        assert_eq!(directory.admit(&question(&old, None)), Err(Refusal::Key));
+        let live = entry("live", "live", 1);
+        let mut stream = keep(&live);
+        stream.rotate_key([9; 16], &seal(), [3; 24]);
+        let directory = Directory::from_iter([stream.clone()]);
+        let old = directory.admit(&question(&live.key, None));
+        assert_eq!(old, Err(Refusal::Key));
+        let new = stream.key(&seal()).unwrap();
         assert!(directory.admit(&question(&new, None)).is_ok());
-        assert!(directory.rotate_key(&name("nobody"), [9; 16]).is_err());
     }
 
     #[test]
     fn a_stream_from_elsewhere_is_taken_over_unless_its_key_is_another_stream_s() {
-        let entry = |stream, id, random| {
-            StreamEntry::new(name(stream), id, [[random; 16], [2; 16]], 0).unwrap()
-        };
-        let mut directory = Directory::default();
-        directory.put(entry("live", "live", 1)).unwrap();
-        let newer = entry("live", "live", 5);
-        directory.put(newer.clone()).unwrap();
+        let mut directory = Directory::from_iter([keep(&entry("live", "live", 1))]);
+        let newer = keep(&entry("live", "other", 5));
+        assert_eq!(directory.check(&newer), Ok(()));
+        directory.set(newer.clone());
         assert_eq!(directory.stream(&name("live")), Some(&newer));
-        let refused = directory.put(entry("demo", "live", 6));
+        let refused = directory.check(&keep(&entry("demo", "other", 6)));
         assert_eq!(refused, Err(Refusal::KeyId(name("demo"))));
+        // The id that the stream had before is free again.
+        assert_eq!(directory.check(&keep(&entry("demo", "live", 6))), Ok(()));
     }
 
     #[test]
     fn a_key_from_elsewhere_is_adopted_once_and_only_with_the_stream_s_id() {
-        let mut entry = StreamEntry::new(name("live"), "live", [[1; 16], [2; 16]], 0).unwrap();
+        let mut entry = entry("live", "live", 1);
         let mut rotated = entry.clone();
         rotated.rotate_key([9; 16]);
         let other = StreamEntry::new(name("demo"), "demo", [[3; 16], [2; 16]], 0).unwrap();
         let before = entry.clone();
-        for not in ["", "live", other.key.as_str(), before.key.as_str()] {
+        for not in ["", "live", &other.key.reveal(), &before.key.reveal()] {
             assert!(!entry.adopt_key(not), "{not:?}");
         }
         assert_eq!(entry, before);
-        assert!(entry.adopt_key(&rotated.key));
+        assert!(entry.adopt_key(&rotated.key.reveal()));
         assert_eq!(entry, rotated);
-        assert!(!entry.adopt_key(&rotated.key));
+        assert!(!entry.adopt_key(&rotated.key.reveal()));
     }
 
     #[test]
@@ -331,22 +510,19 @@ mod tests {
         let long = name(&"x".repeat(64));
         for stream in [name("a_b"), long] {
             let random = [[7; 16], [8; 16], [stream.as_str().len() as u8; 16]];
-            let (entry, made) = directory.ensure(&stream, random, 0);
-            assert!(made);
-            let key = entry.key.clone();
-            assert_eq!(
-                directory.admit(&question(&key, None)).unwrap().stream,
-                stream
-            );
-            assert!(!directory.ensure(&stream, random, 0).1);
+            let entry = directory.new_stream(&stream, random, 0);
+            directory.set(keep(&entry));
+            let admitted = directory.admit(&question(&entry.key, None)).unwrap();
+            assert_eq!(admitted.stream, stream);
         }
     }
 
     #[test]
     fn the_studio_opens_with_its_secret_only() {
-        let entry = StreamEntry::new(name("live"), "live", [[1; 16], [2; 16]], 0).unwrap();
+        let entry = entry("live", "live", 1);
+        let stream = keep(&entry);
         let right = format!("Bearer {}", entry.studio_secret);
-        assert!(entry.opens_studio(Some(&right)));
+        assert!(stream.opens_studio(Some(&right)));
         for wrong in [
             None,
             Some(""),
@@ -354,8 +530,105 @@ mod tests {
             Some("Bearer x"),
             Some(entry.studio_secret.as_str()),
         ] {
-            assert!(!entry.opens_studio(wrong), "{wrong:?}");
+            assert!(!stream.opens_studio(wrong), "{wrong:?}");
         }
         assert!(!format!("{entry:?}").contains(&entry.studio_secret));
+        // A row that came without one opens for nobody.
+        let without = Stream {
+            studio_sha256: String::new(),
+            ..stream
+        };
+        assert!(!without.opens_studio(Some("Bearer ")) && !without.opens_studio(None));
+    }
+
+    #[test]
+    fn what_is_kept_shows_the_secrets_under_the_seal_only() {
+        let entry = entry("live", "live", 1);
+        let stream = keep(&entry);
+        assert_eq!(stream.open(&seal()), Ok(entry.clone()));
+        assert!(stream.has(&entry, &seal()));
+        let Stream {
+            key_sealed,
+            studio_sealed,
+            ..
+        } = stream.clone();
+        let secret = entry.key.reveal();
+        let (_, secret) = secret.split_once('_').unwrap();
+        for text in [
+            key_sealed.unwrap(),
+            studio_sealed.unwrap(),
+            stream.key_sha256.clone(),
+            stream.studio_sha256.clone(),
+            format!("{stream:?}"),
+        ] {
+            assert!(!text.contains(secret) && !text.contains(&entry.studio_secret));
+        }
+        let other = Seal::derive(b"another secret, of thirty-two and more");
+        assert_eq!(stream.key(&other), Err(stream.closed(Column::Key)));
+        assert!(!stream.has(&entry, &other));
+        // Admission goes on.
+        let directory = Directory::from_iter([stream]);
+        assert!(directory.admit(&question(&entry.key, None)).is_ok());
+    }
+
+    #[test]
+    fn sealed_texts_of_other_rows_columns_or_times_do_not_open() {
+        let (live, demo) = (
+            keep(&entry("live", "live", 1)),
+            keep(&entry("demo", "demo", 2)),
+        );
+        let swapped = Stream {
+            key_sealed: demo.key_sealed.clone(),
+            studio_sealed: demo.studio_sealed.clone(),
+            ..live.clone()
+        };
+        assert!(swapped.key(&seal()).is_err() && swapped.studio_secret(&seal()).is_err());
+        let crossed = Stream {
+            key_sealed: live.studio_sealed.clone(),
+            studio_sealed: live.key_sealed.clone(),
+            ..live.clone()
+        };
+        assert!(crossed.key(&seal()).is_err() && crossed.studio_secret(&seal()).is_err());
+        let mut older = live.clone();
+        older.rotate_key([9; 16], &seal(), [3; 24]);
+        older.key_sealed = live.key_sealed;
+        assert!(older.key(&seal()).is_err());
+    }
+
+    #[test]
+    fn a_lost_seal_is_mended_with_a_new_key_and_the_studio_link_that_was_brought() {
+        let entry = entry("live", "live", 1);
+        let (mut stream, lost) = (keep(&entry), Seal::derive(b"made after the first was lost"));
+        stream.rotate_key([9; 16], &lost, [3; 24]);
+        assert!(stream.key(&lost).is_ok());
+        let mut brought = stream.clone();
+        assert!(!brought.mend_studio(Some(&entry.studio_secret), [8; 16], &lost, [4; 24]));
+        let shown = brought.studio_secret(&lost).unwrap();
+        assert_eq!(*shown, entry.studio_secret);
+        // Nobody has it: it is a new one, and the old one opens nothing.
+        let mut new = stream.clone();
+        assert!(new.mend_studio(Some("wrong"), [8; 16], &lost, [4; 24]));
+        let shown = new.studio_secret(&lost).unwrap();
+        assert!(new.opens_studio(Some(&format!("Bearer {}", *shown))));
+        assert!(!new.opens_studio(Some(&format!("Bearer {}", entry.studio_secret))));
+        // What opens, and what is only checked here, stays.
+        assert!(!new.clone().mend_studio(None, [7; 16], &lost, [5; 24]));
+        let mut only_checked = Stream::keep(&entry, &seal(), [1; 24], None);
+        assert!(!only_checked.mend_studio(None, [7; 16], &lost, [5; 24]));
+        assert_eq!(only_checked.studio_sealed, None);
+    }
+
+    #[test]
+    fn an_entry_crosses_with_its_key_and_without_what_follows_from_it() {
+        let entry = entry("live", "live", 1);
+        let json = serde_json::to_value(&entry).unwrap();
+        assert_eq!(json["key"], entry.key.reveal());
+        assert_eq!(
+            serde_json::from_value::<StreamEntry>(json.clone()).unwrap(),
+            entry
+        );
+        let mut without = json;
+        without["key"] = "live".into();
+        assert!(serde_json::from_value::<StreamEntry>(without).is_err());
     }
 }

@@ -11,7 +11,8 @@
 //! | `text` | a text with its compressed forms, each made once |
 //! | `http` | routes to answers |
 //! | `server` | connections: limits, timeouts, TLS, a clean end |
-//! | `files` | `directory.json` and snapshots, written atomically |
+//! | `database` | the directory in SQLite |
+//! | `files` | snapshots, written atomically |
 
 use std::{
     path::PathBuf,
@@ -22,6 +23,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+mod database;
 mod edge;
 mod files;
 mod http;
@@ -34,8 +36,9 @@ mod tests;
 mod text;
 
 pub use crate::api::{Server, Studio, TrackSummary};
+pub use database::{Database, DatabaseError, Shared};
 pub use edge::{Edge, EdgeError};
-pub use files::{FileError, load_directory, save_directory};
+pub use files::FileError;
 pub use http::Http01;
 pub use link::Link;
 pub use server::{Tls, serve};
@@ -44,7 +47,7 @@ pub use server::{Tls, serve};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Folder of `directory.json` (mode 0600: it has the stream keys) and of the broadcasts' snapshots.
+    /// Folder of the directory (`directory.sqlite` and the secret of its seal, mode 0600) and of the broadcasts' snapshots.
     pub data: PathBuf,
     /// Addresses for encoders, as the studio page shows them.
     pub servers: Vec<Server>,
@@ -109,10 +112,4 @@ fn wall_unix_ms() -> i64 {
 /// A lock whose holder panicked still guards sound state: every change is made whole by `live` before it is stored.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn random<const N: usize>() -> Result<[u8; N], EdgeError> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|_| EdgeError::Random)?;
-    Ok(bytes)
 }

@@ -17,10 +17,10 @@ pub(crate) struct Panel<'a> {
     pub(crate) web: String,
     /// The stream that is shown.
     pub(crate) stream: &'a str,
-    /// Its key.
-    pub(crate) key: &'a str,
-    /// The secret of its studio link.
-    pub(crate) studio_secret: &'a str,
+    /// Its key; `None` when it cannot be shown because the secret that it is sealed with was lost or changed.
+    pub(crate) key: Option<&'a str>,
+    /// The secret of its studio link; `None` as above.
+    pub(crate) studio_secret: Option<&'a str>,
     /// The data folder.
     pub(crate) data: &'a Path,
     /// Whether the demo publishes.
@@ -87,7 +87,11 @@ impl Panel<'_> {
         for (index, (url, note)) in servers(self.rtmp, self.rtmps.as_ref()).iter().enumerate() {
             line(if index == 0 { "Server" } else { "  or" }, url, note);
         }
-        line("Stream key", self.key, "");
+        let hidden = format!(
+            "cannot be shown: the secret that it was sealed with is gone. New: ghost-live key rotate {}",
+            self.stream
+        );
+        line("Stream key", self.key.unwrap_or(&hidden), "");
         line("", "", "");
         line("Watch", &format!("{}/watch/{}", self.web, self.stream), "");
         if self.demo {
@@ -97,11 +101,14 @@ impl Panel<'_> {
                 "the test picture, in a few seconds",
             );
         }
-        line(
-            "Studio",
-            &format!("{}/studio/{}#{}", self.web, self.stream, self.studio_secret),
-            "yours alone: the link is the key",
-        );
+        match self.studio_secret {
+            Some(secret) => line(
+                "Studio",
+                &format!("{}/studio/{}#{secret}", self.web, self.stream),
+                "yours alone: the link is the key",
+            ),
+            None => line("Studio", &hidden, ""),
+        }
         line("Data", &self.data.display().to_string(), "");
         if self.rtmps.is_none() {
             line("", "", "");
@@ -126,31 +133,45 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    fn panel(rtmps: Option<(SocketAddr, String)>) -> String {
+    fn panel(rtmps: Option<(SocketAddr, String)>) -> Panel<'static> {
         Panel {
             rtmp: Some("127.0.0.1:1935".parse().unwrap()),
             rtmps,
             web: "http://127.0.0.1:8080".into(),
             stream: "main",
-            key: "main_secret",
-            studio_secret: "studio-secret",
+            key: Some("main_secret"),
+            studio_secret: Some("studio-secret"),
             data: Path::new("./data"),
             demo: false,
         }
-        .render()
     }
 
     #[test]
     fn rtmps_is_offered_only_with_a_trusted_certificate() {
-        let without = panel(None);
+        let without = panel(None).render();
         assert!(without.contains("rtmp://127.0.0.1:1935/live   from this machine"));
         assert!(!without.contains("rtmps://live.example.org") && without.contains("self-signed"));
         let with = panel(Some((
             "0.0.0.0:1936".parse().unwrap(),
             "live.example.org".into(),
-        )));
+        )))
+        .render();
         assert!(
             with.contains("rtmps://live.example.org:1936/live") && !with.contains("self-signed")
         );
+    }
+
+    #[test]
+    fn what_cannot_be_shown_says_how_to_make_a_new_one() {
+        let shown = panel(None).render();
+        assert!(shown.contains("main_secret") && shown.contains("/studio/main#studio-secret"));
+        let hidden = Panel {
+            key: None,
+            studio_secret: None,
+            ..panel(None)
+        };
+        let hidden = hidden.render();
+        assert_eq!(hidden.matches("ghost-live key rotate main").count(), 2);
+        assert!(!hidden.contains("/studio/main"));
     }
 }

@@ -5,20 +5,22 @@
 
 use std::{
     collections::BTreeMap,
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context;
 use edge_worker::{
-    directory::{Directory, StreamEntry},
-    native as web,
+    directory::{Stream, StreamEntry},
+    native::{Database, DatabaseError, Shared},
 };
-use media_core::{edge::EdgeError, publish::RemoteEdge};
-use protocol::names::StreamName;
+use media_core::{
+    edge::{Edge as _, EdgeError},
+    publish::{RemoteEdge, StudioKey},
+};
+use protocol::{internal::Admit, names::StreamName};
 use tokio_util::sync::CancellationToken;
 
-/// How often the file is looked at for what `key rotate` of another process changed.
+/// How often the directory is looked at for what `key rotate` of another process changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Waits after an edge that did not answer: doubled each time.
 const FIRST_RETRY: Duration = Duration::from_millis(500);
@@ -28,52 +30,63 @@ const LAST_RETRY: Duration = Duration::from_secs(15);
 ///
 /// # Errors
 /// When the folder cannot be used.
-pub(crate) fn ensure(folder: &Path, names: &[StreamName]) -> anyhow::Result<Directory> {
-    let mut directory = web::load_directory(folder)?;
+pub(crate) fn ensure(folder: &Path, names: &[StreamName]) -> Result<Database, DatabaseError> {
+    let mut database = Database::open(folder)?;
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
-    let mut changed = false;
+    let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
     for name in names {
-        let mut random = [[0; 16]; 3];
-        for bytes in &mut random {
-            getrandom::fill(bytes).context("the system gives no random bits")?;
-        }
-        let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-        changed |= directory.ensure(name, random, now).1;
+        database.ensure(name, now)?;
     }
-    if changed {
-        web::save_directory(folder, &directory)?;
-    }
-    Ok(directory)
+    Ok(database)
 }
 
-/// Brings a stream's entry to the edge, or takes over the key that the edge has for it. Also whether the entry changed.
+/// Brings a stream to the edge, or takes over the key that the edge has for it. Also whether the entry changed.
 ///
 /// # Errors
 /// As [`RemoteEdge::put_stream`].
-pub(crate) async fn agree(edge: &RemoteEdge, entry: &mut StreamEntry) -> Result<bool, EdgeError> {
+async fn agree(edge: &RemoteEdge, entry: &mut StreamEntry) -> Result<bool, EdgeError> {
     match edge.stream_key(&entry.name, &entry.studio_secret).await? {
-        Some(key) => Ok(entry.adopt_key(&key)),
-        None => edge.put_stream(&entry.name, entry).await.map(|()| false),
+        StudioKey::Shown(key) => return Ok(entry.adopt_key(&key)),
+        StudioKey::Hidden if !opens(edge, entry).await? => {
+            tracing::warn!(stream = %entry.name, "the edge has another key for the stream and cannot show it: `ghost-live key rotate` gives it a new one");
+        }
+        // Where the edge cannot show the key, it can again once it is given it again.
+        StudioKey::Hidden | StudioKey::Unknown => edge.put_stream(&entry.name, entry).await?,
+    }
+    Ok(false)
+}
+
+/// Whether the entry's key is the one that is in force at the edge.
+async fn opens(edge: &RemoteEdge, entry: &StreamEntry) -> Result<bool, EdgeError> {
+    let question = Admit {
+        key: entry.key.reveal(),
+        stream: Some(entry.name.clone()),
+        peer: String::new(),
+    };
+    match edge.admit(question).await {
+        Ok(_) => Ok(true),
+        Err(EdgeError::Refused(_)) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
-/// Keeps the edge's entries as the box's folder has them.
+/// Keeps the edge's streams as the box's folder has them.
 #[derive(Debug)]
 pub(crate) struct Keeper {
     edge: RemoteEdge,
-    folder: PathBuf,
-    /// As the edge has them, as far as is known.
-    given: BTreeMap<StreamName, StreamEntry>,
+    database: Shared,
+    /// As the box kept them when the edge was given them.
+    given: BTreeMap<StreamName, Stream>,
 }
 
 impl Keeper {
-    /// For the streams of this folder.
-    pub(crate) fn new(edge: RemoteEdge, folder: PathBuf) -> Self {
+    /// For the streams of this directory.
+    pub(crate) fn new(edge: RemoteEdge, database: Database) -> Self {
         Self {
             edge,
-            folder,
+            database: Shared::new(database),
             given: BTreeMap::new(),
         }
     }
@@ -83,22 +96,37 @@ impl Keeper {
     /// # Errors
     /// When the edge does not answer or refuses, or the folder cannot be used.
     pub(crate) async fn give(&mut self) -> anyhow::Result<()> {
-        for mut entry in web::load_directory(&self.folder)?.streams().cloned() {
-            match self.given.get(&entry.name) {
-                Some(given) if *given == entry => continue,
-                Some(_) => self.edge.put_stream(&entry.name, &entry).await?,
-                None => {
+        let read = |database: &mut Database| Ok((database.directory()?, database.seal().clone()));
+        let (directory, seal) = self.database.with(read).await?;
+        for stream in directory.streams() {
+            let before = self.given.get(&stream.name);
+            if before == Some(stream) {
+                continue;
+            }
+            let mut kept = stream.clone();
+            match stream.open(&seal) {
+                Ok(entry) if before.is_some() => self.edge.put_stream(&entry.name, &entry).await?,
+                Ok(mut entry) => {
                     if agree(&self.edge, &mut entry).await? {
-                        // Read again: another process may have written it while the edge was asked.
-                        let mut directory = web::load_directory(&self.folder)?;
-                        directory.put(entry.clone())?;
-                        web::save_directory(&self.folder, &directory)?;
-                        tracing::info!(stream = %entry.name, "the edge has another key for the stream: it is the one in force");
+                        let (name, put) = (entry.name.clone(), entry);
+                        let taken_over = self.database.with(move |database| {
+                            database.put(&put, true)?;
+                            Ok(database.known().stream(&put.name).cloned())
+                        });
+                        kept = taken_over.await?.unwrap_or(kept);
+                        tracing::info!(stream = %name, "the edge has another key for the stream: it is the one in force");
                     }
                 }
+                // The edge goes on with what it has.
+                Err(closed) => {
+                    tracing::warn!(
+                        "{closed}: `ghost-live key rotate {}` gives it a new one",
+                        stream.name
+                    );
+                }
             }
-            tracing::debug!(stream = %entry.name, "the edge knows the stream");
-            self.given.insert(entry.name.clone(), entry);
+            tracing::debug!(stream = %kept.name, "the edge knows the stream");
+            self.given.insert(kept.name.clone(), kept);
         }
         Ok(())
     }
@@ -130,8 +158,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
+    use edge_worker::native as web;
     use media_core::publish::{Store, store};
-    use protocol::{internal::Admit, link_auth::LinkSecret};
+    use protocol::link_auth::LinkSecret;
     use tokio::net::TcpListener;
 
     use super::*;
@@ -174,13 +203,13 @@ mod tests {
     }
 
     impl Remote {
-        fn admits(&self, key: &str) -> bool {
+        async fn admits(&self, key: &str) -> bool {
             let question = Admit {
                 key: key.to_owned(),
                 stream: None,
                 peer: "192.0.2.1:5000".to_owned(),
             };
-            self.edge.admit(&question).is_ok()
+            self.edge.admit(&question).await.is_ok()
         }
 
         async fn end(self) {
@@ -191,13 +220,15 @@ mod tests {
         }
     }
 
+    fn entry(folder: &Path) -> StreamEntry {
+        let database = Database::open(folder).unwrap();
+        let directory = database.known();
+        let stream = directory.stream(&"main".parse().unwrap()).unwrap();
+        stream.open(database.seal()).unwrap()
+    }
+
     fn key(folder: &Path) -> String {
-        let directory = web::load_directory(folder).unwrap();
-        directory
-            .stream(&"main".parse().unwrap())
-            .unwrap()
-            .key
-            .clone()
+        entry(folder).key.reveal()
     }
 
     #[tokio::test]
@@ -208,28 +239,38 @@ mod tests {
         let names = ["main".parse().unwrap(), "second".parse().unwrap()];
         ensure(&folder, &names).unwrap();
         let first = key(&folder);
-        assert_eq!(ensure(&folder, &names).unwrap().streams().count(), 2);
+        let database = ensure(&folder, &names).unwrap();
+        assert_eq!(database.known().streams().count(), 2);
         assert_eq!(key(&folder), first, "a second start keeps the key");
 
         let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
-        let mut keeper = Keeper::new(edge.clone(), folder.clone());
-        assert!(!remote.admits(&first));
+        let mut keeper = Keeper::new(edge.clone(), database);
+        assert!(!remote.admits(&first).await);
         keeper.give().await.unwrap();
-        assert!(remote.admits(&first));
+        assert!(remote.admits(&first).await);
 
         // Rotated by another process on the box: the running box notices.
-        let mut directory = web::load_directory(&folder).unwrap();
-        directory.rotate_key(&names[0], [7; 16]).unwrap();
-        web::save_directory(&folder, &directory).unwrap();
+        let mut other = Database::open(&folder).unwrap();
+        other.rotate_key(&names[0], None).unwrap();
         keeper.give().await.unwrap();
-        assert!(!remote.admits(&first) && remote.admits(&key(&folder)));
+        assert!(!remote.admits(&first).await && remote.admits(&key(&folder)).await);
 
         // Rotated in the studio, and the box starts again: the old key must not come back into force.
         let before = key(&folder);
-        let rotated = remote.edge.rotate_key(&names[0]).unwrap().key;
-        Keeper::new(edge, folder.clone()).give().await.unwrap();
+        let studio = Some(format!("Bearer {}", entry(&folder).studio_secret));
+        let studio = studio.as_deref();
+        remote.edge.rotate_key(&names[0], studio).await.unwrap();
+        let rotated = remote
+            .edge
+            .studio(&names[0], studio)
+            .await
+            .unwrap()
+            .key
+            .unwrap();
+        let database = ensure(&folder, &names).unwrap();
+        Keeper::new(edge, database).give().await.unwrap();
         assert_eq!(key(&folder), rotated);
-        assert!(!remote.admits(&before) && remote.admits(&rotated));
+        assert!(!remote.admits(&before).await && remote.admits(&rotated).await);
         remote.end().await;
     }
 
@@ -237,15 +278,78 @@ mod tests {
     async fn an_edge_that_does_not_answer_or_has_another_secret_takes_nothing() {
         let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let folder = here.path().join("edge");
-        ensure(&folder, &["main".parse().unwrap()]).unwrap();
+        let names = ["main".parse().unwrap()];
+        let database = ensure(&folder, &names).unwrap();
         let remote = remote(there.path()).await;
         let stranger = RemoteEdge::new(&remote.address, LinkSecret::new("another secret")).unwrap();
-        let refused = Keeper::new(stranger, folder.clone()).give().await;
+        let refused = Keeper::new(stranger, database).give().await;
         assert!(refused.unwrap_err().to_string().contains("link secret"));
-        assert!(!remote.admits(&key(&folder)));
+        assert!(!remote.admits(&key(&folder)).await);
         let (address, secret) = (remote.address.clone(), LinkSecret::new(SECRET));
         remote.end().await;
         let gone = RemoteEdge::new(&address, secret).unwrap();
-        assert!(Keeper::new(gone, folder).give().await.is_err());
+        let database = ensure(&folder, &names).unwrap();
+        assert!(Keeper::new(gone, database).give().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_edge_that_lost_its_seal_is_given_the_key_in_force_again_and_no_older_one() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (folder, name) = (here.path().join("edge"), "main".parse().unwrap());
+        let give = async |remote: &Remote| {
+            let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
+            let database = ensure(&folder, std::slice::from_ref(&name)).unwrap();
+            Keeper::new(edge, database).give().await.unwrap();
+        };
+        let lose = async |remote: Remote| {
+            remote.end().await;
+            std::fs::remove_file(there.path().join("edge/seal-secret")).unwrap();
+            super::tests::remote(there.path()).await
+        };
+        let first = remote(there.path()).await;
+        give(&first).await;
+        let (ours, studio) = (
+            key(&folder),
+            format!("Bearer {}", entry(&folder).studio_secret),
+        );
+        let shown = async |remote: &Remote| {
+            let studio = remote.edge.studio(&name, Some(&studio)).await;
+            studio.unwrap().key
+        };
+
+        let second = lose(first).await;
+        assert_eq!(shown(&second).await, None);
+        give(&second).await;
+        assert_eq!(shown(&second).await, Some(ours.clone()));
+
+        // The studio changed the key before the seal was lost: the one that the box still has must not come back into force.
+        second.edge.rotate_key(&name, Some(&studio)).await.unwrap();
+        let changed = shown(&second).await.unwrap();
+        let third = lose(second).await;
+        give(&third).await;
+        assert_eq!((shown(&third).await, key(&folder)), (None, ours.clone()));
+        assert!(third.admits(&changed).await && !third.admits(&ours).await);
+        third.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_box_that_lost_its_seal_leaves_the_edge_as_it_is() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (folder, names) = (here.path().join("edge"), ["main".parse().unwrap()]);
+        let remote = remote(there.path()).await;
+        let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
+        let database = ensure(&folder, &names).unwrap();
+        Keeper::new(edge.clone(), database).give().await.unwrap();
+        let before = key(&folder);
+        std::fs::remove_file(folder.join("seal-secret")).unwrap();
+        let mut keeper = Keeper::new(edge, ensure(&folder, &names).unwrap());
+        keeper.give().await.unwrap();
+        assert!(remote.admits(&before).await);
+        // A new key, with a new studio link since nobody has the old one, brings them together again.
+        let mut other = Database::open(&folder).unwrap();
+        assert!(other.rotate_key(&names[0], None).unwrap());
+        keeper.give().await.unwrap();
+        assert!(remote.admits(&key(&folder)).await && !remote.admits(&before).await);
+        remote.end().await;
     }
 }

@@ -12,14 +12,14 @@ use std::{
 
 use anyhow::{Context, bail};
 use edge_worker::{
-    directory::{Directory, StreamEntry},
+    directory::{Stream, StreamEntry, seal::Seal},
     native as web,
 };
 use media_core::{
     broadcast::{Environment, Hub},
     edge::{Edge, EdgeError, Link},
     ingest::{Protocol, Server},
-    publish::{RemoteEdge, Store, store},
+    publish::{RemoteEdge, Store, StudioKey, store},
     tls::{self, Certificates, acme::Issuer},
     transcode,
 };
@@ -27,6 +27,7 @@ use protocol::{
     internal::{Admission, Admit, Open, OpenAnswer},
     link_auth::LinkSecret,
     names::{BroadcastId, StreamName},
+    stream_key::StreamKey,
 };
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -131,16 +132,21 @@ pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
         )
         .await?;
         media = Some(hub);
-        let directory = web::load_directory(&edge_folder(&config))?;
-        let entry = |name: &StreamName| {
-            (directory.stream(name).cloned()).with_context(|| format!("there is no stream {name}"))
-        };
+        let database = web::Database::open(&edge_folder(&config))?;
+        let kept = |name: &StreamName| kept(&database, name);
         let streams = config.stream_names();
         let first = streams.first().context("there is no stream")?;
-        print_panel(&config, &entry(first)?, &addresses, trusted, demo)?;
+        print_panel(
+            &config,
+            &kept(first)?,
+            database.seal(),
+            &addresses,
+            trusted,
+            demo,
+        )?;
         if demo {
-            let entry = entry(&demo::STREAM.parse()?)?;
-            start_demo(&entry, &addresses, &mut running, &stop_media)?;
+            let key = kept(&demo::STREAM.parse()?)?.key(database.seal())?;
+            start_demo(&key, &addresses, &mut running, &stop_media)?;
         }
     }
     tokio::select! {
@@ -313,7 +319,7 @@ async fn start_edge(
     if let Parts::All { demo } = parts {
         // An edge alone is given its streams by the boxes.
         for stream in stream_names(config, demo)? {
-            edge.ensure_stream(&stream)?;
+            edge.ensure_stream(&stream).await?;
         }
     }
     let plain = match config.web.listen.0 {
@@ -393,8 +399,8 @@ async fn give_streams(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let folder = edge_folder(config);
-    streams::ensure(&folder, &stream_names(config, demo)?)?;
-    let mut keeper = Keeper::new(remote.clone(), folder);
+    let database = streams::ensure(&folder, &stream_names(config, demo)?)?;
+    let mut keeper = Keeper::new(remote.clone(), database);
     // The panel should show the key that the edge has; but an edge that is away must not keep the box from starting.
     if tokio::time::timeout(EDGE_ANSWERS, keeper.give_until_answered())
         .await
@@ -501,11 +507,12 @@ impl Edge for InProcess {
         &self,
         question: Admit,
     ) -> futures::future::BoxFuture<'_, Result<Admission, EdgeError>> {
-        let answer = self.0.admit(&question).map_err(|error| match error {
-            web::EdgeError::Refused(refusal) => EdgeError::Refused(refusal.to_string()),
-            error => EdgeError::Unreachable(error.to_string()),
-        });
-        Box::pin(std::future::ready(answer))
+        Box::pin(async move {
+            self.0.admit(&question).await.map_err(|error| match error {
+                web::EdgeError::Refused(refusal) => EdgeError::Refused(refusal.to_string()),
+                error => EdgeError::Unreachable(error.to_string()),
+            })
+        })
     }
 
     fn open(
@@ -531,18 +538,21 @@ impl Edge for InProcess {
 
 fn print_panel(
     config: &Config,
-    entry: &StreamEntry,
+    stream: &Stream,
+    seal: &Seal,
     addresses: &Addresses,
     trusted: bool,
     demo: bool,
 ) -> anyhow::Result<()> {
+    let key = stream.key(seal).map(|key| key.reveal());
+    let studio_secret = stream.studio_secret(seal);
     let panel = Panel {
         rtmp: addresses.rtmp,
         rtmps: rtmps(config, trusted),
         web: config.public_url(),
-        stream: entry.name.as_str(),
-        key: &entry.key,
-        studio_secret: &entry.studio_secret,
+        stream: stream.name.as_str(),
+        key: key.as_deref().ok(),
+        studio_secret: studio_secret.as_ref().ok().map(|secret| secret.as_str()),
         data: &config.data,
         demo,
     };
@@ -553,7 +563,7 @@ fn print_panel(
 }
 
 fn start_demo(
-    entry: &StreamEntry,
+    key: &StreamKey,
     addresses: &Addresses,
     running: &mut JoinSet<anyhow::Result<()>>,
     stop: &CancellationToken,
@@ -561,7 +571,7 @@ fn start_demo(
     let Some(rtmps) = addresses.rtmps else {
         bail!("the demo publishes over RTMPS, and ingest.rtmps is off");
     };
-    let url = format!("rtmps://127.0.0.1:{}/live/{}", rtmps.port(), entry.key);
+    let url = format!("rtmps://127.0.0.1:{}/live/{}", rtmps.port(), key.reveal());
     running.spawn(demo::publish(url, stop.clone()));
     Ok(())
 }
@@ -601,31 +611,50 @@ fn link_secret(config: &Config, make: bool) -> anyhow::Result<String> {
     Ok(secret)
 }
 
-/// The stream's entry in the data folder.
-fn kept(directory: &Directory, stream: &StreamName) -> anyhow::Result<StreamEntry> {
-    directory.stream(stream).cloned().with_context(|| {
-        format!("there is no stream {stream} yet: name it in the configuration and start once")
-    })
+/// The stream as the data folder has it.
+fn kept(database: &web::Database, stream: &StreamName) -> anyhow::Result<Stream> {
+    let kept = database.known().stream(stream).cloned();
+    kept.with_context(|| no_stream(stream))
+}
+
+fn no_stream(stream: &StreamName) -> String {
+    format!("there is no stream {stream} yet: name it in the configuration and start once")
+}
+
+/// The directory in the data folder; looking does not make one.
+fn directory(config: &Config, stream: &StreamName) -> anyhow::Result<web::Database> {
+    web::Database::find(&edge_folder(config))?.with_context(|| no_stream(stream))
 }
 
 /// Prints the key of a stream.
 ///
 /// # Errors
-/// When there is no such stream yet.
+/// When there is no such stream yet, or its key cannot be shown.
 pub(crate) async fn show_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
     let config = Config::load(files)?;
-    let mut entry = kept(&web::load_directory(&edge_folder(&config))?, stream)?;
-    if config.edge.url.is_some() {
+    let database = directory(&config, stream)?;
+    let kept = kept(&database, stream)?;
+    let say = || format!("`ghost-live key rotate {stream}` gives it a new one");
+    let key = if config.edge.url.is_some() {
+        let mut entry = kept.open(database.seal()).with_context(say)?;
         // The studio page of the edge may have given it another.
         match (remote_edge(&config)?.stream_key(stream, &entry.studio_secret)).await {
-            Ok(Some(key)) => {
+            Ok(StudioKey::Shown(key)) => {
                 entry.adopt_key(&key);
             }
-            Ok(None) => tracing::warn!("the edge does not know the stream yet"),
+            Ok(StudioKey::Hidden) => {
+                tracing::warn!(
+                    "the edge cannot show the key: this is the one that was in force last"
+                )
+            }
+            Ok(StudioKey::Unknown) => tracing::warn!("the edge does not know the stream yet"),
             Err(error) => tracing::warn!(%error, "this is the key that was in force last"),
         }
-    }
-    println!("{}", entry.key);
+        entry.key
+    } else {
+        kept.key(database.seal()).with_context(say)?
+    };
+    println!("{}", key.reveal());
     Ok(())
 }
 
@@ -635,19 +664,39 @@ pub(crate) async fn show_key(files: &Files, stream: &StreamName) -> anyhow::Resu
 /// As [`show_key`]; and when the remote edge, where there is one, does not take it: then nothing has changed.
 pub(crate) async fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
     let config = Config::load(files)?;
-    let folder = edge_folder(&config);
-    let mut directory = web::load_directory(&folder)?;
-    let mut entry = kept(&directory, stream)?;
-    let mut random = [0; 16];
-    getrandom::fill(&mut random).context("the system gives no random bits")?;
-    entry.rotate_key(random);
-    if config.edge.url.is_some() {
-        let edge = remote_edge(&config)?;
-        edge.put_stream(stream, &entry).await?;
+    let mut database = directory(&config, stream)?;
+    let before = kept(&database, stream)?;
+    let new_studio_link = if config.edge.url.is_some() {
+        let opened = before.studio_secret(database.seal());
+        let mut random = [[0; 16]; 2];
+        for bytes in &mut random {
+            getrandom::fill(bytes).context("the system gives no random bits")?;
+        }
+        let entry = StreamEntry::new(
+            stream.clone(),
+            &before.key_id,
+            random,
+            before.created_unix_ms,
+        );
+        let mut entry = entry.context("the stream's key id is none")?;
+        if let Ok(secret) = &opened {
+            secret.as_str().clone_into(&mut entry.studio_secret);
+        }
+        remote_edge(&config)?.put_stream(stream, &entry).await?;
+        database.put(&entry, true)?;
+        opened.is_err()
+    } else {
+        database.rotate_key(stream, None)?
+    };
+    if new_studio_link {
+        tracing::warn!(
+            "the studio link could not be shown any more, so it is new as well: the next start prints it"
+        );
     }
-    println!("{}", entry.key);
-    directory.put(entry)?;
-    web::save_directory(&folder, &directory)?;
+    println!(
+        "{}",
+        kept(&database, stream)?.key(database.seal())?.reveal()
+    );
     Ok(())
 }
 

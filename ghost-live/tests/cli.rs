@@ -210,7 +210,13 @@ fn the_first_start_makes_private_files_and_the_second_keeps_them() {
     assert!(place.log().contains(&key), "the panel shows the key");
     let data = place.data();
     assert_eq!(mode(&data), 0o700);
-    for file in ["edge/directory.json", "self-signed.key"] {
+    for file in [
+        "edge/directory.sqlite",
+        "edge/directory.sqlite-wal",
+        "edge/directory.sqlite-shm",
+        "edge/seal-secret",
+        "self-signed.key",
+    ] {
         assert_eq!(mode(&data.join(file)), 0o600, "{file}");
     }
     let certificate = fs::read(data.join("self-signed.crt")).unwrap();
@@ -234,7 +240,7 @@ fn a_rotated_key_is_new_and_stays() {
     let rotated = rotated.trim();
     assert!(rotated.starts_with("main_") && rotated != key, "{rotated}");
     assert_eq!(place.key(), rotated);
-    assert_eq!(mode(&place.data().join("edge/directory.json")), 0o600);
+    assert_eq!(mode(&place.data().join("edge/directory.sqlite")), 0o600);
     let server = place.up();
     assert_eq!(place.key(), rotated);
     assert_eq!(server.terminate().code(), Some(0), "{}", place.log());

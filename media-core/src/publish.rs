@@ -21,6 +21,6 @@ mod spool;
 pub mod store;
 
 pub use publisher::Publisher;
-pub use remote_edge::RemoteEdge;
+pub use remote_edge::{RemoteEdge, StudioKey};
 pub use spool::clean as clean_spool;
 pub use store::Store;

@@ -1,7 +1,8 @@
 // The edge Worker in workerd, from outside: what a box and what viewers ask of it.
 import assert from "node:assert/strict";
 import { createHash, randomBytes } from "node:crypto";
-import { readFile, writeFile } from "node:fs/promises";
+import { readdir, readFile, writeFile } from "node:fs/promises";
+import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { base32, Core, internal, proof } from "./core.js";
 import { newState, startEdge, wrangler } from "./edge.js";
@@ -459,6 +460,52 @@ describe("workerd killed and started again on the same state", () => {
     assert.doesNotMatch(text, /#EXT-X-(GAP|DISCONTINUITY\n)/);
     core.closed();
     await core.until((message) => message.type === "ack" && message.seq === core.seq);
+  });
+});
+
+describe("a stream key in D1", () => {
+  const SHOW = "/api/studio/sealed";
+  const ROTATE = "/api/studio/sealed/rotate-key";
+  let entry;
+  const studio = async (address, method = "GET") => {
+    const response = await fetch(edge.url + address, { method, headers: { authorization: `Bearer ${entry.studio_secret}` } });
+    assert.equal(response.status, 200, await response.clone().text());
+    return (await response.json()).key;
+  };
+  const secretOf = (key) => key.slice("sealed_".length);
+
+  test("is nowhere in its files, and neither is the studio's secret", async () => {
+    entry = await newStream("sealed");
+    const rotated = await studio(ROTATE, "POST");
+    const files = await readdir(path.join(state.path, "v3/d1"), { recursive: true, withFileTypes: true });
+    const contents = await Promise.all(files.filter((file) => file.isFile()).map((file) => readFile(path.join(file.parentPath, file.name))));
+    // The row is there.
+    const digest = createHash("sha256").update(rotated).digest("hex");
+    assert.ok(contents.some((bytes) => bytes.includes(digest)));
+    for (const secret of [secretOf(entry.key), secretOf(rotated), entry.studio_secret]) {
+      assert.ok(!contents.some((bytes) => bytes.includes(secret)));
+    }
+    entry.key = rotated;
+  });
+
+  test("admits under another link secret, and is shown again once there is a new one or the box has brought it", async () => {
+    const OTHER = "another link secret, of 32 bytes and more";
+    const other = (method, address, body) => internal(edge.url, OTHER, method, address, JSON.stringify(body));
+    const admitted = async (key) => (await other("POST", "/internal/admit", { key, stream: null, peer: "" })).status;
+    const { port } = edge;
+    await edge.stop();
+    edge = await startEdge({ state, port, vars: { LINK_SECRET: OTHER } });
+    assert.equal(await studio(SHOW), null);
+    assert.equal(await admitted(entry.key), 200);
+    assert.equal((await other("PUT", "/internal/streams/sealed", entry)).status, 204);
+    assert.equal(await studio(SHOW), entry.key);
+    await edge.stop();
+    edge = await startEdge({ state, port, vars: { LINK_SECRET: SECRET } });
+    assert.equal(await studio(SHOW), null);
+    const rotated = await studio(ROTATE, "POST");
+    assert.equal(await studio(SHOW), rotated);
+    assert.equal((await admit(rotated, null)).status, 200);
+    assert.equal((await admit(entry.key, null)).status, 403);
   });
 });
 

@@ -17,17 +17,20 @@ use protocol::{
     internal::Admit,
     names::{BroadcastId, StreamName},
 };
-use serde::Deserialize;
 use wasm_bindgen::JsValue;
-use worker::{Context, D1Database, Delay, Env, Request, Response, Result};
+use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Response, Result};
 
 use super::{
     answer::{self, problem},
-    binding, now_unix_ms, random,
+    binding, link_secret, now_unix_ms, random,
 };
 use crate::{
     api::{self, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio},
-    directory::{self, Refusal, StreamEntry},
+    directory::{
+        self, Refusal, Stream,
+        seal::Seal,
+        sql::{self, OnAirRow, Statement, StreamRow, Value},
+    },
     routes::{Caching, Problem, Route},
 };
 
@@ -206,36 +209,30 @@ pub(super) async fn has_broadcast(
     Ok(found.await?.is_some())
 }
 
-#[derive(Deserialize)]
-struct Row {
-    name: StreamName,
-    viewers: f64,
-    id: Option<BroadcastId>,
-    playable_unix_ms: Option<f64>,
-    tracks: Option<String>,
-    closed_unix_ms: Option<f64>,
-    opened_unix_ms: Option<f64>,
-    clock_offset_ms: Option<f64>,
-}
-
 fn database(env: &Env) -> Result<D1Database> {
     env.d1(binding::DIRECTORY)
+}
+
+fn prepare(database: &D1Database, statement: &Statement) -> Result<D1PreparedStatement> {
+    let values = statement.values.iter().map(|value| match value {
+        Value::Null => JsValue::NULL,
+        Value::Integer(number) => JsValue::from_f64(*number as f64),
+        Value::Text(text) => JsValue::from_str(text),
+    });
+    let values: Vec<JsValue> = values.collect();
+    database.prepare(statement.sql).bind(&values)
+}
+
+async fn run(env: &Env, statement: &Statement) -> Result<()> {
+    let statement = prepare(&database(env)?, statement)?;
+    statement.run().await.map(drop)
 }
 
 /// Reads the directory.
 pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
     let now = now_unix_ms();
-    let statement = database(env)?.prepare(
-        "SELECT s.name, s.viewers, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms, b.opened_unix_ms, b.clock_offset_ms
-         FROM streams s
-         LEFT JOIN broadcasts b ON b.stream = s.name AND (b.closed_unix_ms IS NULL OR b.closed_unix_ms > ?1)
-         ORDER BY s.name, b.opened_unix_ms",
-    );
-    let rows = statement
-        .bind(&[number(now - REMEMBERED_MS)])?
-        .all()
-        .await?
-        .results::<Row>()?;
+    let statement = prepare(&database(env)?, &sql::on_air(now - REMEMBERED_MS))?;
+    let rows = statement.all().await?.results::<OnAirRow>()?;
     let mut known = Known::default();
     for row in rows {
         let stream = known.streams.entry(row.name).or_default();
@@ -267,27 +264,16 @@ pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
     Ok(known)
 }
 
-fn number(value: i64) -> JsValue {
-    JsValue::from_f64(value as f64)
-}
-
 /// A broadcast was opened: those of the stream that went on before it are over.
 pub(super) async fn broadcast_opened(
     env: &Env,
     stream: &StreamName,
     broadcast: &BroadcastId,
 ) -> Result<()> {
-    let (database, now) = (database(env)?, number(now_unix_ms()));
-    let end = database.prepare("UPDATE broadcasts SET closed_unix_ms = ?1 WHERE stream = ?2 AND closed_unix_ms IS NULL AND id <> ?3");
-    let open = database.prepare("INSERT INTO broadcasts (id, stream, opened_unix_ms) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING");
-    let (stream, broadcast) = (
-        JsValue::from_str(stream.as_str()),
-        JsValue::from_str(broadcast.as_str()),
-    );
-    let batch = vec![
-        end.bind(&[now.clone(), stream.clone(), broadcast.clone()])?,
-        open.bind(&[broadcast, stream, now])?,
-    ];
+    let database = database(env)?;
+    let statements = sql::broadcast_opened(stream, broadcast, now_unix_ms());
+    let batch = statements.iter().map(|one| prepare(&database, one));
+    let batch = batch.collect::<Result<_>>()?;
     database.batch(batch).await.map(drop)
 }
 
@@ -298,13 +284,8 @@ pub(super) async fn broadcast_playable(
     on_air: &OnAir,
 ) -> Result<()> {
     let tracks = serde_json::to_string(&on_air.tracks)?;
-    let statement = database(env)?.prepare("UPDATE broadcasts SET playable_unix_ms = ?1, tracks = ?2 WHERE id = ?3 AND playable_unix_ms IS NULL");
-    let values = [
-        number(on_air.since_unix_ms),
-        JsValue::from_str(&tracks),
-        JsValue::from_str(broadcast.as_str()),
-    ];
-    statement.bind(&values)?.run().await.map(drop)
+    let statement = sql::broadcast_playable(broadcast, on_air.since_unix_ms, &tracks);
+    run(env, &statement).await
 }
 
 /// How far the clock of a broadcast's box is ahead.
@@ -313,10 +294,7 @@ pub(super) async fn broadcast_clock(
     broadcast: &BroadcastId,
     offset_ms: i64,
 ) -> Result<()> {
-    let statement =
-        database(env)?.prepare("UPDATE broadcasts SET clock_offset_ms = ?1 WHERE id = ?2");
-    let values = [number(offset_ms), JsValue::from_str(broadcast.as_str())];
-    statement.bind(&values)?.run().await.map(drop)
+    run(env, &sql::broadcast_clock(broadcast, offset_ms)).await
 }
 
 /// A broadcast is over.
@@ -325,76 +303,35 @@ pub(super) async fn broadcast_closed(
     broadcast: &BroadcastId,
     at_unix_ms: i64,
 ) -> Result<()> {
-    let statement = database(env)?.prepare(
-        "UPDATE broadcasts SET closed_unix_ms = ?1 WHERE id = ?2 AND closed_unix_ms IS NULL",
-    );
-    statement
-        .bind(&[number(at_unix_ms), JsValue::from_str(broadcast.as_str())])?
-        .run()
-        .await
-        .map(drop)
+    run(env, &sql::broadcast_closed(broadcast, at_unix_ms)).await
 }
 
 /// How many watch a stream.
 pub(super) async fn set_viewers(env: &Env, stream: &StreamName, viewers: usize) -> Result<()> {
-    let statement = database(env)?.prepare("UPDATE streams SET viewers = ?1 WHERE name = ?2");
-    let values = [
-        number(i64::try_from(viewers).unwrap_or(i64::MAX)),
-        JsValue::from_str(stream.as_str()),
-    ];
-    statement.bind(&values)?.run().await.map(drop)
+    run(env, &sql::set_viewers(stream, viewers)).await
 }
 
-#[derive(Deserialize)]
-struct EntryRow {
-    name: StreamName,
-    key_id: String,
-    key_sha256: String,
-    key: String,
-    studio_secret: String,
-    created_unix_ms: f64,
+/// The first stream that a statement finds.
+async fn find_stream(env: &Env, statement: Statement) -> Result<Option<Stream>> {
+    let statement = prepare(&database(env)?, &statement)?;
+    let row = statement.first::<StreamRow>(None).await?;
+    Ok(row.map(Stream::from))
 }
 
-/// The entry in which `column` has that value; `column` is written here, never given from outside.
-async fn entry(env: &Env, column: &'static str, value: &str) -> Result<Option<StreamEntry>> {
-    let sql = format!(
-        "SELECT name, key_id, key_sha256, key, studio_secret, created_unix_ms FROM streams WHERE {column} = ?1"
-    );
-    let statement = database(env)?
-        .prepare(sql)
-        .bind(&[JsValue::from_str(value)])?;
-    Ok(statement
-        .first::<EntryRow>(None)
-        .await?
-        .map(|row| StreamEntry {
-            name: row.name,
-            key_id: row.key_id,
-            key_sha256: row.key_sha256,
-            key: row.key,
-            studio_secret: row.studio_secret,
-            created_unix_ms: row.created_unix_ms as i64,
-        }))
-}
-
-async fn store(env: &Env, entry: &StreamEntry) -> Result<()> {
-    let statement = database(env)?.prepare(
-        "INSERT INTO streams (name, key_id, key_sha256, key, studio_secret, created_unix_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (name) DO UPDATE SET key_id = ?2, key_sha256 = ?3, key = ?4, studio_secret = ?5",
-    );
-    let text = |text: &str| JsValue::from_str(text);
-    let values = [
-        text(entry.name.as_str()),
-        text(&entry.key_id),
-        text(&entry.key_sha256),
-        text(&entry.key),
-        text(&entry.studio_secret),
-        number(entry.created_unix_ms),
-    ];
-    statement.bind(&values)?.run().await?;
+async fn store(env: &Env, stream: &Stream) -> Result<()> {
+    run(env, &sql::put_stream(stream)).await?;
     // Whoever asks this isolate next finds the stream, though it was read a moment ago.
     READ_UNIX_MS.set(i64::MIN);
     ASKED_UNIX_MS.set(i64::MIN);
     Ok(())
+}
+
+/// What stream keys are sealed with: the link secret, which lies outside the database.
+fn seal(env: &Env) -> Result<Seal> {
+    match link_secret(env) {
+        Some(secret) => Ok(Seal::derive(secret.as_bytes())),
+        None => Err("without LINK_SECRET no stream key can be sealed".into()),
+    }
 }
 
 /// Reads the body of an internal question.
@@ -418,11 +355,11 @@ pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Res
         Ok(asked) => asked,
         Err(found) => return problem(Some(route), &found),
     };
-    let entry = match directory::key_id(&asked) {
-        Some(id) => entry(env, "key_id", &id).await?,
+    let stream = match directory::key_id(&asked) {
+        Some(id) => find_stream(env, sql::stream_by_key_id(&id)).await?,
         None => None,
     };
-    match directory::admit(&asked, entry.as_ref()) {
+    match directory::admit(&asked, stream.as_ref()) {
         Ok(admission) => answer::json(Some(route), StatusCode::OK, Caching::Never, &admission),
         Err(refusal) => problem(Some(route), &Problem::refused(refusal.to_string())),
     }
@@ -440,11 +377,13 @@ pub(super) async fn put_stream(
         Ok(given) => given,
         Err(found) => return problem(Some(route), &found),
     };
-    if let Err(error) = store(env, &given).await {
+    // The box shows the studio link; here it is only checked.
+    let stream = Stream::keep(&given, &seal(env)?, random()?, None);
+    if let Err(error) = store(env, &stream).await {
         // The table takes a key id once; whose it is decides what is said.
-        let holder = entry(env, "key_id", &given.key_id).await?;
-        if holder.is_some_and(|holder| holder.name != given.name) {
-            let refusal = Refusal::KeyId(given.name);
+        let holder = find_stream(env, sql::stream_by_key_id(&stream.key_id)).await?;
+        if holder.is_some_and(|holder| holder.name != stream.name) {
+            let refusal = Refusal::KeyId(stream.name);
             return problem(Some(route), &Problem::refused(refusal.to_string()));
         }
         return Err(error);
@@ -458,23 +397,19 @@ pub(super) async fn put_stream(
     )
 }
 
-/// The entry, if the request carries its studio secret.
-async fn studio_entry(
-    name: &StreamName,
-    request: &Request,
-    env: &Env,
-) -> Result<Option<StreamEntry>> {
+/// The stream, if the request carries its studio secret.
+async fn studio_stream(name: &StreamName, request: &Request, env: &Env) -> Result<Option<Stream>> {
     let Some(authorization) = request.headers().get("authorization")? else {
         return Ok(None);
     };
-    let entry = entry(env, "name", name.as_str()).await?;
-    Ok(entry.filter(|entry| entry.opens_studio(Some(&authorization))))
+    let stream = find_stream(env, sql::stream(name)).await?;
+    Ok(stream.filter(|stream| stream.opens_studio(Some(&authorization))))
 }
 
 /// What the studio page shows. Where the ingest is, the configuration says.
-async fn studio_answer(route: &Route, entry: StreamEntry, env: &Env) -> Result<Response> {
-    let known = read(env).await?;
-    let stream = known.streams.get(&entry.name).cloned().unwrap_or_default();
+async fn studio_answer(route: &Route, stream: Stream, env: &Env) -> Result<Response> {
+    let read = read(env).await?;
+    let known = read.streams.get(&stream.name).cloned().unwrap_or_default();
     let servers = env
         .var(binding::INGEST_SERVERS)
         .map(|servers| servers.to_string())
@@ -483,8 +418,19 @@ async fn studio_answer(route: &Route, entry: StreamEntry, env: &Env) -> Result<R
         url: url.to_owned(),
         note: String::new(),
     });
-    let summary = stream.summary(&entry.name);
-    let studio = Studio::new(entry, summary, servers.collect());
+    let key = match seal(env).map(|seal| stream.key(&seal)) {
+        Ok(Ok(key)) => Some(key),
+        Ok(Err(closed)) => {
+            worker::console_warn!("{closed}: LINK_SECRET was changed since");
+            None
+        }
+        Err(error) => {
+            worker::console_warn!("{error}");
+            None
+        }
+    };
+    let summary = known.summary(&stream.name);
+    let studio = Studio::new(key, summary, servers.collect());
     answer::json(Some(route), StatusCode::OK, Caching::Never, &studio)
 }
 
@@ -495,8 +441,8 @@ pub(super) async fn studio(
     request: &Request,
     env: &Env,
 ) -> Result<Response> {
-    match studio_entry(name, request, env).await? {
-        Some(entry) => studio_answer(route, entry, env).await,
+    match studio_stream(name, request, env).await? {
+        Some(stream) => studio_answer(route, stream, env).await,
         None => problem(Some(route), &Problem::unauthorized()),
     }
 }
@@ -508,10 +454,10 @@ pub(super) async fn rotate_key(
     request: &Request,
     env: &Env,
 ) -> Result<Response> {
-    let Some(mut entry) = studio_entry(name, request, env).await? else {
+    let Some(mut stream) = studio_stream(name, request, env).await? else {
         return problem(Some(route), &Problem::unauthorized());
     };
-    entry.rotate_key(random()?);
-    store(env, &entry).await?;
-    studio_answer(route, entry, env).await
+    stream.rotate_key(random()?, &seal(env)?, random()?);
+    store(env, &stream).await?;
+    studio_answer(route, stream, env).await
 }

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -20,17 +20,17 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     Assets, Clock, Config,
+    database::{Database, DatabaseError, Shared},
     files::{self, FileError},
     live::Live,
     lock,
     objects::Objects,
-    random,
     text::Text,
 };
 use crate::{
     api::{OnAir, StreamSummary, Studio},
     audience::{Audience, Beacon},
-    directory::{Directory, Refusal, StreamEntry},
+    directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal},
     live::Broadcast,
 };
 
@@ -51,12 +51,21 @@ pub enum EdgeError {
     /// The snapshot that a resumed broadcast needs was not stored in time.
     #[error("the edge's disk is too slow to take the broadcast up again")]
     Slow,
-    /// The system gives no random bytes.
-    #[error("the system gives no random bytes")]
-    Random,
+    /// The directory.
+    #[error(transparent)]
+    Directory(DatabaseError),
     /// The link secret is too short.
     #[error("link_secret has {0} characters: it needs 32 or more")]
     Secret(usize),
+}
+
+impl From<DatabaseError> for EdgeError {
+    fn from(error: DatabaseError) -> Self {
+        match error {
+            DatabaseError::Refused(refusal) => Self::Refused(refusal),
+            error => Self::Directory(error),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -66,17 +75,14 @@ struct Broadcasts {
     current: HashMap<StreamName, BroadcastId>,
 }
 
-struct Streams {
-    directory: Directory,
-    /// The file as it was when it was read or written last.
-    stamp: Option<(SystemTime, u64)>,
-}
-
 struct Inner {
     config: Config,
     clock: Clock,
     secret: Option<LinkSecret>,
-    streams: Mutex<Streams>,
+    /// What viewers are answered from: as it was read or changed last.
+    directory: Mutex<Arc<Directory>>,
+    database: Shared,
+    seal: Seal,
     broadcasts: Mutex<Broadcasts>,
     audience: Mutex<HashMap<StreamName, Audience>>,
     objects: Objects,
@@ -114,17 +120,16 @@ impl Edge {
             return Err(EdgeError::Secret(secret.len()));
         }
         files::make_folder(&config.data)?;
-        let directory = files::load_directory(&config.data)?;
+        let database = Database::open(&config.data)?;
         let edge = Self(Arc::new(Inner {
             clock: Clock::start(),
             secret: config
                 .link_secret
                 .as_ref()
                 .map(|s| LinkSecret::new(s.as_bytes())),
-            streams: Mutex::new(Streams {
-                directory,
-                stamp: files::stamp(&files::directory_path(&config.data)),
-            }),
+            directory: Mutex::new(database.known()),
+            seal: database.seal().clone(),
+            database: Shared::new(database),
             broadcasts: Mutex::default(),
             audience: Mutex::default(),
             objects: Objects::new(store, config.cache_bytes),
@@ -217,9 +222,7 @@ impl Edge {
         if !self.0.config.sweep {
             return;
         }
-        let names: Vec<StreamName> = (lock(&self.0.streams).directory.streams())
-            .map(|s| s.name.clone())
-            .collect();
+        let names = self.names();
         for stream in names {
             let Ok(folders) = self.0.objects.broadcasts(&stream).await else {
                 continue;
@@ -262,9 +265,8 @@ impl Edge {
     ///
     /// # Errors
     /// [`EdgeError::Refused`] when not; the text is for the encoder's user.
-    pub fn admit(&self, question: &Admit) -> Result<Admission, EdgeError> {
-        self.reload();
-        Ok(lock(&self.0.streams).directory.admit(question)?)
+    pub async fn admit(&self, question: &Admit) -> Result<Admission, EdgeError> {
+        Ok(self.reload().await.admit(question)?)
     }
 
     /// Which broadcast is it: a new one, or one that goes on?
@@ -272,12 +274,7 @@ impl Edge {
     /// # Errors
     /// [`EdgeError`] when there is no such stream, or the state could not be stored.
     pub async fn open(&self, question: &Open) -> Result<OpenAnswer, EdgeError> {
-        self.reload();
-        if lock(&self.0.streams)
-            .directory
-            .stream(&question.stream)
-            .is_none()
-        {
+        if self.reload().await.stream(&question.stream).is_none() {
             return Err(Refusal::NoStream(question.stream.clone()).into());
         }
         let Some(live) = self.current(&question.stream) else {
@@ -316,97 +313,106 @@ impl Edge {
     ///
     /// # Errors
     /// [`EdgeError`] when it cannot be kept.
-    pub fn ensure_stream(&self, name: &StreamName) -> Result<StreamEntry, EdgeError> {
-        self.reload();
-        let bytes = [random()?, random()?, random()?];
-        let mut streams = lock(&self.0.streams);
-        let (entry, made) = streams.directory.ensure(name, bytes, self.now_unix_ms());
-        let entry = entry.clone();
-        if made {
-            self.save(&mut streams)?;
-        }
-        Ok(entry)
+    pub async fn ensure_stream(&self, name: &StreamName) -> Result<(), EdgeError> {
+        let (name, now) = (name.clone(), self.now_unix_ms());
+        self.change(move |database| database.ensure(&name, now))
+            .await
     }
 
-    /// Gives a stream a new key. A broadcast that is live goes on; the old key opens no new one.
+    /// Gives a stream a new key, for the owner whose request had this `Authorization`. A broadcast that is live goes on; the old key
+    /// opens no new one.
     ///
     /// # Errors
     /// [`EdgeError`] when there is no such stream, or the key cannot be kept.
-    pub fn rotate_key(&self, name: &StreamName) -> Result<StreamEntry, EdgeError> {
-        self.reload();
-        let bytes = random()?;
-        let mut streams = lock(&self.0.streams);
-        let before = streams.directory.clone();
-        let entry = streams.directory.rotate_key(name, bytes)?.clone();
-        if let Err(error) = self.save(&mut streams) {
-            streams.directory = before;
-            return Err(error);
-        }
-        Ok(entry)
+    pub async fn rotate_key(
+        &self,
+        name: &StreamName,
+        authorization: Option<&str>,
+    ) -> Result<(), EdgeError> {
+        let (name, brought) = (name.clone(), bearer(authorization).map(str::to_owned));
+        self.change(move |database| database.rotate_key(&name, brought.as_deref()))
+            .await
+            .map(drop)
     }
 
-    /// Makes or replaces a stream as a box has it.
+    /// Makes or replaces a stream as a box has it. The box shows its studio link; here it is only checked.
     ///
     /// # Errors
     /// [`EdgeError`] when its key could not be told from another stream's, or it cannot be kept.
-    pub fn put_stream(&self, entry: StreamEntry) -> Result<(), EdgeError> {
-        self.reload();
-        let mut streams = lock(&self.0.streams);
-        if streams.directory.stream(&entry.name) == Some(&entry) {
-            return Ok(());
-        }
-        let before = streams.directory.clone();
-        streams.directory.put(entry)?;
-        self.save(&mut streams)
-            .inspect_err(|_| streams.directory = before)
+    pub async fn put_stream(&self, entry: StreamEntry) -> Result<(), EdgeError> {
+        self.change(move |database| database.put(&entry, false))
+            .await
     }
 
-    fn save(&self, streams: &mut Streams) -> Result<(), EdgeError> {
-        files::save_directory(&self.0.config.data, &streams.directory)?;
-        streams.stamp = files::stamp(&files::directory_path(&self.0.config.data));
-        Ok(())
+    /// Asks or changes the database; what it then has is what is decided with.
+    async fn change<T: Send + 'static>(
+        &self,
+        calls: impl FnOnce(&mut Database) -> Result<T, DatabaseError> + Send + 'static,
+    ) -> Result<T, EdgeError> {
+        let edge = self.clone();
+        // In the database's turn, so that an older directory never replaces a newer one, and that nothing is left undone when whoever
+        // asked goes away.
+        let calls = move |database: &mut Database| {
+            let answer = calls(database);
+            *lock(&edge.0.directory) = database.known();
+            answer
+        };
+        Ok(self.0.database.with(calls).await?)
     }
 
-    /// Another process (`ghost-live key rotate`) may have written the directory.
-    fn reload(&self) {
-        let mut streams = lock(&self.0.streams);
-        let stamp = files::stamp(&files::directory_path(&self.0.config.data));
-        if stamp == streams.stamp {
-            return;
+    /// The directory as it is now: another process (`ghost-live key rotate`) may have changed it.
+    async fn reload(&self) -> Arc<Directory> {
+        if let Err(error) = self.change(|database| database.directory().map(drop)).await {
+            tracing::error!(%error, "the directory cannot be read: what was read last stays in force");
         }
-        match files::load_directory(&self.0.config.data) {
-            Ok(directory) => {
-                streams.directory = directory;
-                streams.stamp = stamp;
-            }
-            Err(error) => {
-                tracing::error!(%error, "the directory changed and cannot be read: the one before stays in force")
-            }
-        }
+        self.directory()
+    }
+
+    fn directory(&self) -> Arc<Directory> {
+        Arc::clone(&lock(&self.0.directory))
+    }
+
+    fn names(&self) -> Vec<StreamName> {
+        let directory = self.directory();
+        directory.streams().map(|s| s.name.clone()).collect()
     }
 
     /// The stream of that name.
-    pub fn stream(&self, name: &StreamName) -> Option<StreamEntry> {
-        lock(&self.0.streams).directory.stream(name).cloned()
+    pub fn stream(&self, name: &StreamName) -> Option<Stream> {
+        self.directory().stream(name).cloned()
     }
 
     pub(super) fn knows(&self, name: &StreamName) -> bool {
-        lock(&self.0.streams).directory.stream(name).is_some()
+        self.directory().stream(name).is_some()
     }
 
-    /// The studio of a stream, whoever asks: check the secret first ([`StreamEntry::opens_studio`]).
-    pub fn studio(&self, name: &StreamName) -> Option<Studio> {
-        self.reload();
-        let entry = self.stream(name)?;
-        let summary = self.summary(name);
-        let servers = self.0.config.servers.clone();
-        Some(Studio::new(entry, summary, servers))
+    /// Whether this `Authorization` opens the studio of a stream. One that is not there is refused like a wrong secret.
+    pub(super) fn opens_studio(&self, name: &StreamName, authorization: Option<&str>) -> bool {
+        let directory = self.directory();
+        let stream = directory.stream(name);
+        stream.is_some_and(|stream| stream.opens_studio(authorization))
+    }
+
+    /// The studio of a stream, for the owner whose request had this `Authorization`; `None` for anybody else, for whom the database is
+    /// not asked.
+    pub async fn studio(&self, name: &StreamName, authorization: Option<&str>) -> Option<Studio> {
+        if !self.opens_studio(name, authorization) {
+            return None;
+        }
+        let directory = self.reload().await;
+        let stream = directory.stream(name)?;
+        if !stream.opens_studio(authorization) {
+            return None;
+        }
+        let key = stream
+            .key(&self.0.seal)
+            .inspect_err(|closed| tracing::warn!("{closed}"));
+        let (summary, servers) = (self.summary(name), self.0.config.servers.clone());
+        Some(Studio::new(key.ok(), summary, servers))
     }
 
     pub(super) fn summaries(&self) -> Vec<StreamSummary> {
-        let names: Vec<StreamName> = (lock(&self.0.streams).directory.streams())
-            .map(|s| s.name.clone())
-            .collect();
+        let names = self.names();
         names.iter().map(|name| self.summary(name)).collect()
     }
 

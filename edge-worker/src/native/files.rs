@@ -8,8 +8,6 @@ use std::{
 
 use protocol::names::BroadcastId;
 
-use crate::directory::Directory;
-
 /// Why a file could not be read or written.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -21,17 +19,9 @@ pub enum FileError {
         /// The system's word.
         source: io::Error,
     },
-    /// Its text is not what it should be.
-    #[error("{path} is not readable as what it should be: {source}")]
-    Format {
-        /// The file.
-        path: PathBuf,
-        /// Where and why.
-        source: serde_json::Error,
-    },
 }
 
-fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
+pub(super) fn io_error(path: &Path) -> impl FnOnce(io::Error) -> FileError + '_ {
     |source| FileError::Io {
         path: path.to_owned(),
         source,
@@ -64,46 +54,6 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     // The rename itself is durable once the folder is.
     let folder_synced = File::open(folder).and_then(|f| f.sync_all());
     folder_synced.map_err(io_error(folder))
-}
-
-/// Where the directory lies in the edge's folder.
-pub(super) fn directory_path(folder: &Path) -> PathBuf {
-    folder.join("directory.json")
-}
-
-/// Reads the directory of that edge folder; an empty one where there is no file yet.
-///
-/// # Errors
-/// [`FileError`] when there is a file that cannot be read.
-pub fn load_directory(folder: &Path) -> Result<Directory, FileError> {
-    let path = directory_path(folder);
-    let bytes = match fs::read(&path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Directory::default()),
-        Err(error) => return Err(io_error(&path)(error)),
-    };
-    serde_json::from_slice(&bytes).map_err(|source| FileError::Format { path, source })
-}
-
-/// Writes the directory into that edge folder, mode 0600: it has the stream keys. A running edge reads it again when it is next asked.
-///
-/// # Errors
-/// [`FileError`] when it cannot be written.
-pub fn save_directory(folder: &Path, directory: &Directory) -> Result<(), FileError> {
-    make_folder(folder)?;
-    let path = directory_path(folder);
-    let bytes = serde_json::to_vec_pretty(directory);
-    let bytes = bytes.map_err(|source| FileError::Format {
-        path: path.clone(),
-        source,
-    })?;
-    write(&path, &bytes)
-}
-
-/// When the file was written, to notice that another process did.
-pub(super) fn stamp(path: &Path) -> Option<(std::time::SystemTime, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
 }
 
 fn snapshots(folder: &Path) -> PathBuf {

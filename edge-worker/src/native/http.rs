@@ -513,24 +513,20 @@ impl Edge {
                 }
             }
             Route::Studio(stream) => {
-                self.check_studio(stream, &parts.headers)?;
-                Answer::json(&self.studio(stream).ok_or_else(Problem::unauthorized)?)
+                let studio = self.studio(stream, authorization(&parts.headers)).await;
+                Answer::json(&studio.ok_or_else(Problem::unauthorized)?)
             }
             Route::RotateKey(stream) => {
-                self.check_studio(stream, &parts.headers)?;
-                // A file is written: not on the runtime's own threads.
-                let (edge, name) = (self.clone(), stream.clone());
-                let rotated = tokio::task::spawn_blocking(move || edge.rotate_key(&name)).await;
-                match rotated {
-                    Ok(Ok(_)) => {
-                        Answer::json(&self.studio(stream).ok_or_else(Problem::unauthorized)?)
-                    }
-                    Ok(Err(error)) => {
-                        tracing::error!(%stream, %error, "the stream key could not be changed");
-                        Err(Problem::unavailable())
-                    }
-                    Err(_) => Err(Problem::internal()),
+                let given = authorization(&parts.headers);
+                if !self.opens_studio(stream, given) {
+                    return Err(Problem::unauthorized());
                 }
+                if let Err(error) = self.rotate_key(stream, given).await {
+                    tracing::error!(%stream, %error, "the stream key could not be changed");
+                    return Err(Problem::unavailable());
+                }
+                let studio = self.studio(stream, given).await;
+                Answer::json(&studio.ok_or_else(Problem::unauthorized)?)
             }
             Route::Health => Ok(Answer::new(
                 Caching::Never,
@@ -588,21 +584,6 @@ impl Edge {
             false => Coding::Identity,
         };
         Ok(tagged(Answer::text(&text, caching, kind, coding), etag))
-    }
-
-    fn check_studio(&self, stream: &StreamName, headers: &HeaderMap) -> Result<(), Problem> {
-        let given = headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
-        // A stream that is not there is refused like a wrong secret.
-        let opens = self
-            .stream(stream)
-            .is_some_and(|entry| entry.opens_studio(given));
-        if opens {
-            Ok(())
-        } else {
-            Err(Problem::unauthorized())
-        }
     }
 
     // ---- what boxes ask
@@ -664,7 +645,7 @@ impl Edge {
         match route {
             Route::Admit => {
                 let question: Admit = read_json(body, MAX_QUESTION_BYTES).await?;
-                Answer::json(&self.admit(&question).map_err(edge_problem)?)
+                Answer::json(&self.admit(&question).await.map_err(edge_problem)?)
             }
             Route::Open => {
                 let question: Open = read_json(body, MAX_QUESTION_BYTES).await?;
@@ -681,11 +662,7 @@ impl Edge {
             Route::PutStream(name) => {
                 let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
                 let entry = api::read_entry(name, &body)?;
-                // A file is written: not on the runtime's own threads.
-                let edge = self.clone();
-                let put = tokio::task::spawn_blocking(move || edge.put_stream(entry)).await;
-                let put = put.map_err(|_| Problem::internal())?;
-                put.map_err(edge_problem)?;
+                self.put_stream(entry).await.map_err(edge_problem)?;
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
             Route::Delete(key) => {
@@ -722,6 +699,10 @@ fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
+}
+
+fn authorization(headers: &HeaderMap) -> Option<&str> {
+    headers.get(header::AUTHORIZATION)?.to_str().ok()
 }
 
 fn tagged(mut answer: Answer, etag: &str) -> Answer {

@@ -79,7 +79,7 @@ impl Bench {
 
     async fn on(folder: tempfile::TempDir, store: Arc<InMemory>, tls: Option<Tls>) -> Self {
         let edge = Edge::start(config(folder.path()), store.clone(), assets()).unwrap();
-        edge.ensure_stream(&stream()).unwrap();
+        edge.ensure_stream(&stream()).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -96,6 +96,13 @@ impl Bench {
             shutdown,
             tasks,
         }
+    }
+
+    /// The stream with its secrets.
+    fn entry(&self) -> crate::directory::StreamEntry {
+        let stream = self.edge.stream(&stream()).unwrap();
+        let database = Database::open(&self.folder.path().join("edge")).unwrap();
+        stream.open(database.seal()).unwrap()
     }
 
     /// Ends the edge as Ctrl-C does.
@@ -304,7 +311,7 @@ async fn a_blocked_request_is_answered_with_the_part_it_waits_for() {
 async fn a_blocked_request_is_given_up_when_nothing_comes() {
     let folder = tempfile::tempdir().unwrap();
     let edge = Edge::start(config(folder.path()), Arc::new(InMemory::new()), assets()).unwrap();
-    edge.ensure_stream(&stream()).unwrap();
+    edge.ensure_stream(&stream()).await.unwrap();
     let mut source = Source::new();
     let messages = source.open();
     let live = edge.begin_broadcast(&id(), &messages[0]).unwrap();
@@ -467,7 +474,7 @@ async fn a_segment_that_is_completed_before_its_first_part_is_sent_comes_whole()
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(InMemory::new());
     let edge = Edge::start(config(folder.path()), store.clone(), assets()).unwrap();
-    edge.ensure_stream(&stream()).unwrap();
+    edge.ensure_stream(&stream()).await.unwrap();
     let mut source = Source::new();
     let mut messages = source.open();
     let begun = messages.len();
@@ -658,7 +665,7 @@ async fn the_api_says_what_is_live_and_who_watches() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_studio_shows_the_key_to_its_owner_and_changes_it() {
     let bench = Bench::start().await;
-    let entry = bench.edge.stream(&stream()).unwrap();
+    let entry = bench.entry();
     let client = reqwest::Client::new();
     let ask = |method: Method, path: &str, secret: &str| {
         client
@@ -683,7 +690,7 @@ async fn the_studio_shows_the_key_to_its_owner_and_changes_it() {
             .is_none()
     );
     let studio: serde_json::Value = studio.json().await.unwrap();
-    assert_eq!(studio["key"], entry.key);
+    assert_eq!(studio["key"], entry.key.reveal());
     assert_eq!(studio["servers"][0]["url"], "rtmp://127.0.0.1/live");
     let rotated = ask(
         Method::POST,
@@ -693,38 +700,53 @@ async fn the_studio_shows_the_key_to_its_owner_and_changes_it() {
     .await
     .unwrap();
     let rotated: serde_json::Value = rotated.json().await.unwrap();
-    assert_ne!(rotated["key"], entry.key);
+    assert_ne!(rotated["key"], entry.key.reveal());
     let question = |key: &str| protocol::internal::Admit {
         key: key.to_owned(),
         stream: None,
         peer: String::new(),
     };
-    assert!(bench.edge.admit(&question(&entry.key)).is_err());
-    assert!(
-        bench
-            .edge
-            .admit(&question(rotated["key"].as_str().unwrap()))
-            .is_ok()
-    );
+    let admits = async |key: &str| bench.edge.admit(&question(key)).await.is_ok();
+    assert!(!admits(&entry.key.reveal()).await);
+    assert!(admits(rotated["key"].as_str().unwrap()).await);
     // Another process changes the key: the running edge sees it.
     let folder = bench.folder.path().join("edge");
-    let mut directory = load_directory(&folder).unwrap();
-    let key = directory
-        .rotate_key(&stream(), [7; 16])
-        .unwrap()
-        .key
-        .clone();
-    save_directory(&folder, &directory).unwrap();
-    assert!(bench.edge.admit(&question(&key)).is_ok());
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(folder.join("directory.json"))
-            .unwrap()
-            .permissions()
-            .mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
+    let mut other = Database::open(&folder).unwrap();
+    other.rotate_key(&stream(), None).unwrap();
+    let kept = other.known().stream(&stream()).cloned().unwrap();
+    assert!(!admits(rotated["key"].as_str().unwrap()).await);
+    assert!(admits(&kept.key(other.seal()).unwrap().reveal()).await);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lost_seal_hides_the_key_until_there_is_a_new_one_and_admits_all_the_same() {
+    let bench = Bench::start().await;
+    let entry = bench.entry();
+    let (folder, store) = bench.end().await;
+    std::fs::remove_file(folder.path().join("edge/seal-secret")).unwrap();
+    let bench = Bench::on(folder, store, None).await;
+    let question = |key: &str| protocol::internal::Admit {
+        key: key.to_owned(),
+        stream: None,
+        peer: String::new(),
+    };
+    let admitted = bench.edge.admit(&question(&entry.key.reveal())).await;
+    assert!(admitted.is_ok());
+    let client = reqwest::Client::new();
+    let ask = async |method: Method, path: &str| {
+        let request = client.request(method, bench.url(path));
+        let answer = request.bearer_auth(&entry.studio_secret).send().await;
+        let answer = answer.unwrap().error_for_status().unwrap();
+        answer.json::<serde_json::Value>().await.unwrap()["key"].clone()
+    };
+    assert!(ask(Method::GET, "/api/studio/demo").await.is_null());
+    let key = ask(Method::POST, "/api/studio/demo/rotate-key").await;
+    assert_eq!(ask(Method::GET, "/api/studio/demo").await, key);
+    let admitted = bench.edge.admit(&question(key.as_str().unwrap())).await;
+    assert!(admitted.is_ok());
+    // The studio link is the one that the owner has, and can be shown again.
+    assert_eq!(bench.entry().studio_secret, entry.studio_secret);
     bench.end().await;
 }
 
@@ -736,7 +758,7 @@ fn proof(method: &str, path: &str) -> String {
 async fn a_box_elsewhere_asks_over_http_and_each_side_proves_itself() {
     let bench = Bench::start().await;
     let client = reqwest::Client::new();
-    let key = bench.edge.stream(&stream()).unwrap().key;
+    let key = bench.entry().key.reveal();
     let ask = |path: &'static str, body: serde_json::Value, proof: String| {
         client
             .post(bench.url(path))
@@ -856,7 +878,11 @@ async fn a_box_brings_its_streams_along() {
         );
     }
     let folder = bench.folder.path().join("edge");
-    assert_eq!(load_directory(&folder).unwrap().streams().count(), 2);
+    let kept = Database::open(&folder).unwrap().known();
+    assert_eq!(kept.streams().count(), 2);
+    let brought = kept.stream(&"other".parse().unwrap()).unwrap();
+    // The box shows the studio link.
+    assert_eq!(brought.studio_sealed, None);
     bench.end().await;
 }
 

@@ -85,8 +85,29 @@ struct Problem {
 
 /// What the edge's studio page is made of, as far as it is read.
 #[derive(Deserialize)]
-struct StudioKey {
-    key: String,
+struct StudioPage {
+    key: Option<String>,
+}
+
+/// What an edge knows of a stream's key.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StudioKey {
+    /// It knows no stream of that name with that studio secret.
+    Unknown,
+    /// It checks keys by their digest, but cannot show this one: the secret that it keeps keys sealed with was changed.
+    Hidden,
+    /// This one.
+    Shown(String),
+}
+
+impl fmt::Debug for StudioKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Unknown => "Unknown",
+            Self::Hidden => "Hidden",
+            Self::Shown(_) => "Shown(…)",
+        })
+    }
 }
 
 impl RemoteEdge {
@@ -204,8 +225,7 @@ impl RemoteEdge {
         }
     }
 
-    /// Makes or replaces a stream of the edge's directory. `entry` is its entry as `directory.json` has it, key and studio secret
-    /// included.
+    /// Makes or replaces a stream of the edge's directory. `entry` is the stream with its key and studio secret.
     ///
     /// # Errors
     /// [`EdgeError::Refused`] when the edge will not have it; [`EdgeError::Unreachable`] when it is worth trying again.
@@ -225,7 +245,7 @@ impl RemoteEdge {
     }
 
     /// The stream's key as the edge has it, where the edge knows the stream by this studio secret: its studio page may have given the
-    /// stream another one. `None` where it does not know it.
+    /// stream another one.
     ///
     /// # Errors
     /// [`EdgeError::Unreachable`].
@@ -233,7 +253,7 @@ impl RemoteEdge {
         &self,
         stream: &StreamName,
         studio_secret: &str,
-    ) -> Result<Option<String>, EdgeError> {
+    ) -> Result<StudioKey, EdgeError> {
         let unreachable = EdgeError::Unreachable;
         let url = self
             .0
@@ -246,8 +266,13 @@ impl RemoteEdge {
         let status = response.status();
         let body = bounded(response).await.map_err(unreachable)?;
         match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => Ok(None),
-            status if status.is_success() => read(&body).map(|StudioKey { key }| Some(key)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
+                Ok(StudioKey::Unknown)
+            }
+            status if status.is_success() => {
+                let StudioPage { key } = read(&body)?;
+                Ok(key.map_or(StudioKey::Hidden, StudioKey::Shown))
+            }
             status => Err(unexpected(status, &body)),
         }
     }

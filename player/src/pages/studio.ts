@@ -92,7 +92,7 @@ function open(name: string, secret: string): void {
           { class: 'panel' },
           h('h2', {}, 'Paste into your encoder'),
           servers,
-          h('div', { class: 'field' }, h('label', { for: 'key' }, 'Stream key'), key.row, h('p', { class: 'note' }, 'Whoever has it can go live as you.')),
+          h('div', { class: 'field' }, h('label', { for: 'key' }, 'Stream key'), key.row, key.hidden, h('p', { class: 'note' }, 'Whoever has it can go live as you.')),
           h('div', { class: 'row' }, rotate),
         ),
         h('section', { class: 'panel' }, h('h2', {}, 'Share with viewers'), field('Watch address', 'watch', watchAddress)),
@@ -188,7 +188,7 @@ function field(label: string, id: string, value: string, note?: string): HTMLEle
   );
 }
 
-function secretField(): { row: HTMLElement; set(value: string): void } {
+function secretField(): { row: HTMLElement; hidden: HTMLElement; set(value: string | null): void } {
   const input = h('input', { id: 'key', type: 'password', readonly: true, autocomplete: 'off', spellcheck: 'false' });
   const toggle = h('button', { class: 'button', type: 'button', 'aria-pressed': 'false' }, 'Show');
   toggle.addEventListener('click', () => {
@@ -197,10 +197,15 @@ function secretField(): { row: HTMLElement; set(value: string): void } {
     toggle.textContent = shown ? 'Show' : 'Hide';
     toggle.setAttribute('aria-pressed', String(!shown));
   });
+  const row = h('div', { class: 'copyable' }, input, toggle, copyButton('stream key', () => input.value));
+  const hidden = h('p', { role: 'status', hidden: true }, 'The server can no longer show this key: the secret that it was sealed with has changed. The key still works; “New key…” makes one that can be shown.');
   return {
-    row: h('div', { class: 'copyable' }, input, toggle, copyButton('stream key', () => input.value)),
+    row,
+    hidden,
     set: (value) => {
-      if (input.value !== value) input.value = value;
+      if (input.value !== (value ?? '')) input.value = value ?? '';
+      row.hidden = value === null;
+      hidden.hidden = value !== null;
     },
   };
 }

@@ -26,7 +26,8 @@ export interface StudioState {
   since: string | null;
   viewers: number;
   servers: { url: string; note?: string }[];
-  key: string;
+  /** Null when the edge cannot show it any more: it goes on to admit, and a new one can be shown. */
+  key: string | null;
   tracks: Track[];
 }
 

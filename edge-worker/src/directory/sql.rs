@@ -1,0 +1,219 @@
+//! The directory's SQL: every statement that the native edge's SQLite and the Worker's D1 run, and the rows they give.
+//!
+//! The tables are made by the files in `migrations/`. Values are numbered parameters, and an atomic change is one batch: D1 has no
+//! transaction in which something could be read before something else is decided.
+
+use protocol::names::{BroadcastId, StreamName};
+use serde::Deserialize;
+
+use super::Stream;
+
+/// A value for a numbered parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    /// NULL.
+    Null,
+    /// INTEGER, within what JavaScript's numbers hold exactly.
+    Integer(i64),
+    /// TEXT.
+    Text(String),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<Option<&str>> for Value {
+    fn from(text: Option<&str>) -> Self {
+        text.map_or(Self::Null, Self::from)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Integer(number)
+    }
+}
+
+/// A statement with its values: `?1` is the first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    /// The text.
+    pub sql: &'static str,
+    /// The values.
+    pub values: Vec<Value>,
+}
+
+impl Statement {
+    fn new<const N: usize>(sql: &'static str, values: [Value; N]) -> Self {
+        let values = values.into();
+        Self { sql, values }
+    }
+}
+
+/// A row of a stream. Integers are read as D1 gives them.
+#[derive(Deserialize)]
+pub struct StreamRow {
+    name: StreamName,
+    key_id: String,
+    key_sha256: String,
+    key_sealed: Option<String>,
+    studio_sha256: String,
+    studio_sealed: Option<String>,
+    created_unix_ms: f64,
+}
+
+impl From<StreamRow> for Stream {
+    fn from(row: StreamRow) -> Self {
+        Self {
+            name: row.name,
+            key_id: row.key_id,
+            key_sha256: row.key_sha256,
+            key_sealed: row.key_sealed,
+            studio_sha256: row.studio_sha256,
+            studio_sealed: row.studio_sealed,
+            created_unix_ms: row.created_unix_ms as i64,
+        }
+    }
+}
+
+/// All streams: [`StreamRow`]s.
+pub fn streams() -> Statement {
+    Statement::new(
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms FROM streams ORDER BY name",
+        [],
+    )
+}
+
+/// The stream of that name: a [`StreamRow`], if there is one.
+pub fn stream(name: &StreamName) -> Statement {
+    Statement::new(
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms FROM streams WHERE name = ?1",
+        [name.as_str().into()],
+    )
+}
+
+/// The stream whose key has that id: a [`StreamRow`], if there is one.
+pub fn stream_by_key_id(key_id: &str) -> Statement {
+    Statement::new(
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms FROM streams WHERE key_id = ?1",
+        [key_id.into()],
+    )
+}
+
+/// Makes or replaces a stream. It fails when its key id is another stream's.
+pub fn put_stream(stream: &Stream) -> Statement {
+    Statement::new(
+        "INSERT INTO streams (name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (name) DO UPDATE SET key_id = ?2, key_sha256 = ?3, key_sealed = ?4, studio_sha256 = ?5, studio_sealed = ?6",
+        [
+            stream.name.as_str().into(),
+            stream.key_id.as_str().into(),
+            stream.key_sha256.as_str().into(),
+            stream.key_sealed.as_deref().into(),
+            stream.studio_sha256.as_str().into(),
+            stream.studio_sealed.as_deref().into(),
+            stream.created_unix_ms.into(),
+        ],
+    )
+}
+
+/// A stream with one of its broadcasts, or with none.
+#[derive(Debug, Deserialize)]
+pub struct OnAirRow {
+    /// The stream.
+    pub name: StreamName,
+    /// How many watch.
+    pub viewers: f64,
+    /// The broadcast; what follows is its.
+    pub id: Option<BroadcastId>,
+    /// Since when it can be played.
+    pub playable_unix_ms: Option<f64>,
+    /// JSON of the API.
+    pub tracks: Option<String>,
+    /// When it ended.
+    pub closed_unix_ms: Option<f64>,
+    /// When it began.
+    pub opened_unix_ms: Option<f64>,
+    /// How far its box's clock is ahead.
+    pub clock_offset_ms: Option<f64>,
+}
+
+/// All streams with their broadcasts that go on or ended after `since_unix_ms`, oldest first: [`OnAirRow`]s.
+pub fn on_air(since_unix_ms: i64) -> Statement {
+    Statement::new(
+        "SELECT s.name, s.viewers, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms, b.opened_unix_ms, b.clock_offset_ms
+         FROM streams s
+         LEFT JOIN broadcasts b ON b.stream = s.name AND (b.closed_unix_ms IS NULL OR b.closed_unix_ms > ?1)
+         ORDER BY s.name, b.opened_unix_ms",
+        [since_unix_ms.into()],
+    )
+}
+
+/// A broadcast was opened: those of the stream that went on before it are over. One batch.
+pub fn broadcast_opened(
+    stream: &StreamName,
+    broadcast: &BroadcastId,
+    now_unix_ms: i64,
+) -> [Statement; 2] {
+    [
+        Statement::new(
+            "UPDATE broadcasts SET closed_unix_ms = ?1 WHERE stream = ?2 AND closed_unix_ms IS NULL AND id <> ?3",
+            [
+                now_unix_ms.into(),
+                stream.as_str().into(),
+                broadcast.as_str().into(),
+            ],
+        ),
+        Statement::new(
+            "INSERT INTO broadcasts (id, stream, opened_unix_ms) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
+            [
+                broadcast.as_str().into(),
+                stream.as_str().into(),
+                now_unix_ms.into(),
+            ],
+        ),
+    ]
+}
+
+/// A broadcast can be played. `tracks` is the API's JSON.
+pub fn broadcast_playable(broadcast: &BroadcastId, since_unix_ms: i64, tracks: &str) -> Statement {
+    Statement::new(
+        "UPDATE broadcasts SET playable_unix_ms = ?1, tracks = ?2 WHERE id = ?3 AND playable_unix_ms IS NULL",
+        [
+            since_unix_ms.into(),
+            tracks.into(),
+            broadcast.as_str().into(),
+        ],
+    )
+}
+
+/// How far the clock of a broadcast's box is ahead, milliseconds.
+pub fn broadcast_clock(broadcast: &BroadcastId, offset_ms: i64) -> Statement {
+    Statement::new(
+        "UPDATE broadcasts SET clock_offset_ms = ?1 WHERE id = ?2",
+        [offset_ms.into(), broadcast.as_str().into()],
+    )
+}
+
+/// A broadcast is over.
+pub fn broadcast_closed(broadcast: &BroadcastId, at_unix_ms: i64) -> Statement {
+    Statement::new(
+        "UPDATE broadcasts SET closed_unix_ms = ?1 WHERE id = ?2 AND closed_unix_ms IS NULL",
+        [at_unix_ms.into(), broadcast.as_str().into()],
+    )
+}
+
+/// How many watch a stream.
+pub fn set_viewers(stream: &StreamName, viewers: usize) -> Statement {
+    Statement::new(
+        "UPDATE streams SET viewers = ?1 WHERE name = ?2",
+        [
+            i64::try_from(viewers).unwrap_or(i64::MAX).into(),
+            stream.as_str().into(),
+        ],
+    )
+}

@@ -1,0 +1,973 @@
+//! The directory in SQLite: `directory.sqlite` in the edge's folder, and beside it `seal-secret`, without which no key in it can be
+//! shown.
+//!
+//! The migrations and the statements are the Worker's. What viewers need is read from memory; a change is written through in one
+//! transaction that decides on what the database has at that moment, since several processes may use it (`ghost-live key rotate` beside
+//! a running edge). Changes of others are noticed by `PRAGMA data_version`, which reads one counter in shared memory.
+//!
+//! SQLite blocks, for some microseconds when nothing changed and for as long as the disk takes when something is written, so a server
+//! uses a [`Shared`] one: one call at a time, on Tokio's blocking threads. A disk that hangs holds one of those threads, and those who
+//! publish or change a stream wait in line without one; media and playlists are served all the same.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use data_encoding::HEXLOWER;
+use protocol::names::StreamName;
+use rusqlite::{
+    Connection, OpenFlags, Transaction, TransactionBehavior,
+    types::{ToSqlOutput, ValueRef},
+};
+use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
+
+use super::files::{self, FileError};
+use crate::directory::{
+    Directory, Refusal, Stream, StreamEntry,
+    seal::Seal,
+    sql::{self, Statement, StreamRow, Value},
+};
+
+/// How long a call waits for another process that writes.
+const BUSY: Duration = Duration::from_secs(5);
+/// Random bytes of the seal's secret, and the fewest characters that one may have.
+const SECRET_BYTES: usize = 32;
+
+/// The files of `migrations/`, in order, as wrangler applies them to D1.
+const MIGRATIONS: [(&str, &str); 3] = [
+    (
+        "0001_directory.sql",
+        include_str!("../../migrations/0001_directory.sql"),
+    ),
+    (
+        "0002_clock.sql",
+        include_str!("../../migrations/0002_clock.sql"),
+    ),
+    (
+        "0003_sealed.sql",
+        include_str!("../../migrations/0003_sealed.sql"),
+    ),
+];
+
+/// Where the applied migrations are remembered: the table that wrangler keeps in D1, so that a database tells how old it is wherever it
+/// is opened.
+const APPLIED: &str = "CREATE TABLE IF NOT EXISTS d1_migrations (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT UNIQUE,
+    applied_at TIMESTAMP DEFAULT CURRENT_TIMESTAMP NOT NULL
+)";
+
+/// Why the directory could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// A file or folder.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// SQLite says no.
+    #[error("{path}: {source}")]
+    Sql {
+        /// The database.
+        path: PathBuf,
+        /// SQLite's word.
+        source: rusqlite::Error,
+    },
+    /// A row is not what it should be.
+    #[error("{path} has a row that cannot be read: {source}")]
+    Row {
+        /// The database.
+        path: PathBuf,
+        /// Where and why.
+        source: serde_json::Error,
+    },
+    /// Another version of the program made it.
+    #[error(
+        "{path} has the migration {migration}, which this version of Ghost Live does not know: start the newer version that made it, or go back to a backup from before"
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// The first that is not known.
+        migration: String,
+    },
+    /// The secret beside the database is none.
+    #[error(
+        "{path} is not the secret that was written there: bring it back from a backup; without one delete it, and give each stream a new key"
+    )]
+    Secret {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The system gives no random bytes.
+    #[error("the system gives no random bytes")]
+    Random,
+    /// No such stream, or not beside the others.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The process ends.
+    #[error("the directory was not asked: the edge is ending")]
+    Ending,
+}
+
+/// Where the directory lies in an edge's folder.
+fn path_in(folder: &Path) -> PathBuf {
+    folder.join("directory.sqlite")
+}
+
+/// Where the secret lies that the keys in it are sealed with.
+fn secret_path_in(folder: &Path) -> PathBuf {
+    folder.join("seal-secret")
+}
+
+fn random<const N: usize>() -> Result<[u8; N], DatabaseError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|_| DatabaseError::Random)?;
+    Ok(bytes)
+}
+
+/// The directory of an edge's folder. Its calls block.
+pub struct Database {
+    path: PathBuf,
+    connection: Connection,
+    seal: Seal,
+    /// As it was read last, with what this one changed since.
+    directory: Arc<Directory>,
+    /// The database's `data_version` before that.
+    version: i64,
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Database")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Database {
+    /// Opens the directory of that folder, which is made with mode 0700 where it is absent; so is the database, with what migrations it
+    /// lacks, and the seal's secret. All of them are for their owner alone, mode 0600.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]; [`DatabaseError::Newer`] when a newer version of the program has changed the tables.
+    pub fn open(folder: &Path) -> Result<Self, DatabaseError> {
+        files::make_folder(folder)?;
+        let path = path_in(folder);
+        make_private(&path)?;
+        let mut connection = connect(&path).map_err(sql_error(&path))?;
+        migrate(&path, &mut connection, &MIGRATIONS)?;
+        let seal = Seal::derive(secret(folder, &path, &mut connection)?.as_bytes());
+        let mut database = Self {
+            path,
+            connection,
+            seal,
+            directory: Arc::default(),
+            version: i64::MIN,
+        };
+        database.directory()?;
+        Ok(database)
+    }
+
+    /// As [`Self::open`], but makes nothing: `None` where there is no directory yet.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub fn find(folder: &Path) -> Result<Option<Self>, DatabaseError> {
+        match path_in(folder).exists() {
+            true => Self::open(folder).map(Some),
+            false => Ok(None),
+        }
+    }
+
+    /// The directory as it is now: read again when somebody else has changed it.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when it cannot be read.
+    pub fn directory(&mut self) -> Result<Arc<Directory>, DatabaseError> {
+        let known = self.version;
+        if let Some((version, directory)) = read_if_changed(&self.path, &self.connection, known)? {
+            (self.version, self.directory) = (version, Arc::new(directory));
+        }
+        Ok(Arc::clone(&self.directory))
+    }
+
+    /// The directory as it was read or changed last.
+    pub fn known(&self) -> Arc<Directory> {
+        Arc::clone(&self.directory)
+    }
+
+    /// What opens the keys in it.
+    pub fn seal(&self) -> &Seal {
+        &self.seal
+    }
+
+    /// The stream of that name; made with a new key where there is none.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when it cannot be kept.
+    pub fn ensure(&mut self, name: &StreamName, now_unix_ms: i64) -> Result<(), DatabaseError> {
+        let bytes = [random()?, random()?, random()?];
+        let nonces = (random()?, random()?);
+        self.change(|directory, seal| match directory.stream(name) {
+            Some(_) => Ok((None, ())),
+            None => {
+                let entry = directory.new_stream(name, bytes, now_unix_ms);
+                let stream = Stream::keep(&entry, seal, nonces.0, Some(nonces.1));
+                Ok((Some(stream), ()))
+            }
+        })
+    }
+
+    /// Makes or replaces a stream. Its studio link is kept to be shown where `shows_studio`.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when its key could not be told from another stream's, or it cannot be kept.
+    pub fn put(&mut self, entry: &StreamEntry, shows_studio: bool) -> Result<(), DatabaseError> {
+        let nonces = (random()?, random()?);
+        self.change(|directory, seal| {
+            let kept = directory.stream(&entry.name);
+            if kept.is_some_and(|kept| {
+                kept.has(entry, seal) && kept.studio_secret(seal).is_ok() == shows_studio
+            }) {
+                return Ok((None, ()));
+            }
+            let stream = Stream::keep(entry, seal, nonces.0, shows_studio.then_some(nonces.1));
+            directory.check(&stream)?;
+            Ok((Some(stream), ()))
+        })
+    }
+
+    /// Gives a stream a new key. Where its studio link is shown and no longer opens, it is kept as `brought` by the request, or else a
+    /// new one is made; whether one was.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when there is no such stream, or the key cannot be kept.
+    pub fn rotate_key(
+        &mut self,
+        name: &StreamName,
+        brought: Option<&str>,
+    ) -> Result<bool, DatabaseError> {
+        let (key, studio) = (random()?, random()?);
+        let nonces = (random()?, random()?);
+        self.change(|directory, seal| {
+            let stream = directory.stream(name).cloned();
+            let mut stream = stream.ok_or_else(|| Refusal::NoStream(name.clone()))?;
+            stream.rotate_key(key, seal, nonces.0);
+            let made = stream.mend_studio(brought, studio, seal, nonces.1);
+            Ok((Some(stream), made))
+        })
+    }
+
+    /// Decides on the directory as it is, with every other writer waiting, and keeps the stream that comes of it.
+    fn change<T>(
+        &mut self,
+        decide: impl FnOnce(&Directory, &Seal) -> Result<(Option<Stream>, T), DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        let path = &self.path;
+        let transaction = begin(path, &mut self.connection)?;
+        if let Some((version, directory)) = read_if_changed(path, &transaction, self.version)? {
+            (self.version, self.directory) = (version, Arc::new(directory));
+        }
+        let (changed, answer) = decide(&self.directory, &self.seal)?;
+        if let Some(stream) = changed {
+            run(path, &transaction, &[sql::put_stream(&stream)])?;
+            transaction.commit().map_err(sql_error(path))?;
+            Arc::make_mut(&mut self.directory).set(stream);
+        }
+        Ok(answer)
+    }
+}
+
+fn sql_error(path: &Path) -> impl FnOnce(rusqlite::Error) -> DatabaseError + '_ {
+    |source| DatabaseError::Sql {
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Makes the file with mode 0600 where it is absent, and takes rights from others that one from elsewhere gives. SQLite gives the
+/// journal, the write-ahead log and the shared memory beside it the rights of the database itself, whatever the umask.
+///
+/// One that is there is not opened here: closing it again would drop the locks that this process holds on it (POSIX), also those of
+/// another connection.
+fn make_private(path: &Path) -> Result<(), FileError> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(files::io_error(path)(error)),
+    }
+    #[cfg(unix)]
+    for suffix in ["", "-wal", "-shm", "-journal"] {
+        use std::os::unix::fs::PermissionsExt;
+        let mut file = path.as_os_str().to_owned();
+        file.push(suffix);
+        let private =
+            fs::metadata(&file).and_then(|metadata| match metadata.permissions().mode() & 0o077 {
+                0 => Ok(()),
+                _ => fs::set_permissions(&file, fs::Permissions::from_mode(0o600)),
+            });
+        match private {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(files::io_error(Path::new(&file))(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    // Without a mutex of SQLite's: a connection is used by one thread at a time.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY)?;
+    // A key that was replaced must not come back when the power fails.
+    connection.pragma_update(None, "synchronous", "FULL")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    // What is replaced is overwritten, not only forgotten.
+    connection.pragma_update(None, "secure_delete", true)?;
+    Ok(connection)
+}
+
+/// A transaction that writes: nobody else does until it ends.
+fn begin<'a>(
+    path: &Path,
+    connection: &'a mut Connection,
+) -> Result<Transaction<'a>, DatabaseError> {
+    connection
+        .transaction_with_behavior(TransactionBehavior::Immediate)
+        .map_err(sql_error(path))
+}
+
+/// Applies the migrations that the database lacks, all or none, and puts it into write-ahead mode.
+fn migrate(
+    path: &Path,
+    connection: &mut Connection,
+    migrations: &[(&str, &str)],
+) -> Result<(), DatabaseError> {
+    let transaction = begin(path, connection)?;
+    let applied = migrate_in(&transaction, migrations).map_err(sql_error(path))?;
+    if let Err(migration) = applied {
+        return Err(DatabaseError::Newer {
+            path: path.to_owned(),
+            migration,
+        });
+    }
+    transaction.commit().map_err(sql_error(path))?;
+    // Readers and a writer do not wait for each other. It is a property of the file; where another process is just setting it, SQLite
+    // says "busy" at once instead of waiting, and it is set by that one.
+    let mode = connection
+        .pragma_update_and_check(None, "journal_mode", "wal", |row| row.get::<_, String>(0));
+    match mode {
+        Ok(_) => Ok(()),
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) => {
+            Ok(())
+        }
+        Err(error) => Err(sql_error(path)(error)),
+    }
+}
+
+/// Within a transaction. The inner error is a migration that is not known.
+fn migrate_in(
+    transaction: &Transaction<'_>,
+    migrations: &[(&str, &str)],
+) -> rusqlite::Result<Result<(), String>> {
+    transaction.execute_batch(APPLIED)?;
+    let applied: Vec<String> = transaction
+        .prepare("SELECT name FROM d1_migrations ORDER BY id")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (index, name) in applied.iter().enumerate() {
+        if migrations.get(index).map(|(name, _)| *name) != Some(name) {
+            return Ok(Err(name.clone()));
+        }
+    }
+    for (name, text) in &migrations[applied.len()..] {
+        transaction.execute_batch(text)?;
+        transaction.execute("INSERT INTO d1_migrations (name) VALUES (?1)", [name])?;
+    }
+    Ok(Ok(()))
+}
+
+/// The seal's secret, made at the first start. The database's write lock is held meanwhile, so that two first starts make one.
+fn secret(
+    folder: &Path,
+    database: &Path,
+    connection: &mut Connection,
+) -> Result<Zeroizing<String>, DatabaseError> {
+    let path = secret_path_in(folder);
+    if let Some(secret) = read_secret(&path)? {
+        return Ok(secret);
+    }
+    let transaction = begin(database, connection)?;
+    if let Some(secret) = read_secret(&path)? {
+        return Ok(secret);
+    }
+    let bytes = Zeroizing::new(random::<SECRET_BYTES>()?);
+    let secret = Zeroizing::new(HEXLOWER.encode(bytes.as_slice()));
+    files::write(&path, secret.as_bytes())?;
+    drop(transaction);
+    Ok(secret)
+}
+
+fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, DatabaseError> {
+    let text = match fs::read_to_string(path).map(Zeroizing::new) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::InvalidData => Zeroizing::default(),
+        Err(error) => return Err(files::io_error(path)(error).into()),
+    };
+    let secret = Zeroizing::new(text.trim().to_owned());
+    if secret.len() < SECRET_BYTES {
+        return Err(DatabaseError::Secret {
+            path: path.to_owned(),
+        });
+    }
+    Ok(Some(secret))
+}
+
+/// All streams with the version that they are at least of, if it is another than the known one.
+fn read_if_changed(
+    path: &Path,
+    connection: &Connection,
+    known: i64,
+) -> Result<Option<(i64, Directory)>, DatabaseError> {
+    // Before the rows: what changes in between is then read once more, and never overlooked.
+    let version = connection.pragma_query_value(None, "data_version", |row| row.get(0));
+    let version = version.map_err(sql_error(path))?;
+    if version == known {
+        return Ok(None);
+    }
+    let rows: Vec<StreamRow> = rows(path, connection, &sql::streams())?;
+    Ok(Some((
+        version,
+        rows.into_iter().map(Stream::from).collect(),
+    )))
+}
+
+/// Runs statements as a batch of D1: all of them or, with the transaction, none.
+fn run(
+    path: &Path,
+    transaction: &Transaction<'_>,
+    statements: &[Statement],
+) -> Result<(), DatabaseError> {
+    for Statement { sql, values } in statements {
+        let done = transaction.execute(sql, rusqlite::params_from_iter(values));
+        done.map_err(sql_error(path))?;
+    }
+    Ok(())
+}
+
+/// The rows that a statement gives, by the names of their columns, as D1 gives them.
+fn rows<T: DeserializeOwned>(
+    path: &Path,
+    connection: &Connection,
+    statement: &Statement,
+) -> Result<Vec<T>, DatabaseError> {
+    let rows = json_rows(connection, statement).map_err(sql_error(path))?;
+    let read: Result<_, _> = rows.into_iter().map(serde_json::from_value).collect();
+    read.map_err(|source| DatabaseError::Row {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+fn json_rows(
+    connection: &Connection,
+    statement: &Statement,
+) -> rusqlite::Result<Vec<serde_json::Value>> {
+    let mut prepared = connection.prepare(statement.sql)?;
+    let names = prepared.column_names().into_iter().map(str::to_owned);
+    let names: Vec<String> = names.collect();
+    let mut rows = prepared.query(rusqlite::params_from_iter(&statement.values))?;
+    let mut given = Vec::new();
+    while let Some(row) = rows.next()? {
+        let mut object = serde_json::Map::new();
+        for (index, name) in names.iter().enumerate() {
+            let value = match row.get_ref(index)? {
+                ValueRef::Integer(number) => number.into(),
+                ValueRef::Real(number) => number.into(),
+                ValueRef::Text(text) => String::from_utf8_lossy(text).into(),
+                // The tables have no BLOB: one that somebody put there is as good as nothing.
+                ValueRef::Null | ValueRef::Blob(_) => serde_json::Value::Null,
+            };
+            object.insert(name.clone(), value);
+        }
+        given.push(serde_json::Value::Object(object));
+    }
+    Ok(given)
+}
+
+impl rusqlite::ToSql for Value {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Null => ValueRef::Null,
+            Self::Integer(number) => ValueRef::Integer(*number),
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+        }))
+    }
+}
+
+/// A database for tasks: one call at a time, each on a blocking thread. A handle that is cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Shared(Arc<tokio::sync::Mutex<Database>>);
+
+impl Shared {
+    /// From one that is open.
+    pub fn new(database: Database) -> Self {
+        Self(Arc::new(tokio::sync::Mutex::new(database)))
+    }
+
+    /// Makes the calls. They come to their end even when nobody waits any more.
+    ///
+    /// # Errors
+    /// What the calls give; [`DatabaseError::Ending`] when the runtime ends before they begin.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        calls: impl FnOnce(&mut Database) -> Result<T, DatabaseError> + Send + 'static,
+    ) -> Result<T, DatabaseError> {
+        // A lock over an await on purpose: whoever waits for a turn occupies no thread.
+        let mut turn = Arc::clone(&self.0).lock_owned().await;
+        let done = tokio::task::spawn_blocking(move || calls(&mut turn)).await;
+        done.map_err(|_| DatabaseError::Ending)?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::process::Command;
+
+    use super::*;
+    use crate::directory::admit;
+    use protocol::{internal::Admit, names::BroadcastId};
+
+    fn name(text: &str) -> StreamName {
+        text.parse().unwrap()
+    }
+
+    fn entry_of(database: &Database, stream: &str) -> StreamEntry {
+        let stream = database.known().stream(&name(stream)).cloned().unwrap();
+        stream.open(database.seal()).unwrap()
+    }
+
+    fn applied(connection: &Connection) -> Vec<String> {
+        let mut statement = connection
+            .prepare("SELECT name FROM d1_migrations ORDER BY id")
+            .unwrap();
+        let names = statement.query_map([], |row| row.get(0)).unwrap();
+        names.map(Result::unwrap).collect()
+    }
+
+    /// The tables and indices as SQLite describes them.
+    fn schema(connection: &Connection) -> Vec<String> {
+        let mut statement = connection
+            .prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY name")
+            .unwrap();
+        let texts = statement.query_map([], |row| row.get(0)).unwrap();
+        texts.map(Result::unwrap).collect()
+    }
+
+    /// Every byte of every file in the folder; nobody may have the database open in this process.
+    fn bytes_in(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
+        entries
+            .map(|path| (path.clone(), fs::read(path).unwrap()))
+            .collect()
+    }
+
+    fn contains(bytes: &[u8], text: &str) -> bool {
+        bytes.windows(text.len()).any(|w| w == text.as_bytes())
+    }
+
+    #[test]
+    fn the_migrations_are_the_files_that_wrangler_applies_to_d1() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let wrangler = fs::read_to_string(root.join("wrangler.toml")).unwrap();
+        let folder = wrangler
+            .lines()
+            .find_map(|line| line.strip_prefix("migrations_dir = "))
+            .unwrap();
+        let files = fs::read_dir(root.join(folder.trim_matches('"'))).unwrap();
+        let mut files: Vec<(String, String)> = files
+            .map(|file| {
+                let file = file.unwrap();
+                let text = fs::read_to_string(file.path()).unwrap();
+                (file.file_name().into_string().unwrap(), text)
+            })
+            .collect();
+        // wrangler takes them by the number that they begin with.
+        files.sort();
+        let ours = MIGRATIONS.map(|(name, text)| (name.to_owned(), text.to_owned()));
+        assert_eq!(files, ours);
+    }
+
+    #[test]
+    fn a_database_of_any_age_is_brought_up_to_date_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let newest = Database::open(folder.path()).unwrap();
+        let schema_now = schema(&newest.connection);
+        for age in 0..=MIGRATIONS.len() {
+            let folder = tempfile::tempdir().unwrap();
+            let path = path_in(folder.path());
+            make_private(&path).unwrap();
+            let mut old = connect(&path).unwrap();
+            migrate(&path, &mut old, &MIGRATIONS[..age]).unwrap();
+            if (1..3).contains(&age) {
+                // As it was kept then.
+                old.execute_batch(
+                    "INSERT INTO streams (name, key_id, key_sha256, key, studio_secret, created_unix_ms)
+                     VALUES ('live', 'live', 'digest', 'live_in-the-clear', 'studio-in-the-clear', 5)",
+                )
+                .unwrap();
+            }
+            drop(old);
+            for _ in 0..2 {
+                let database = Database::open(folder.path()).unwrap();
+                assert_eq!(
+                    applied(&database.connection),
+                    MIGRATIONS.map(|m| m.0),
+                    "{age}"
+                );
+                assert_eq!(schema(&database.connection), schema_now, "{age}");
+            }
+            if !(1..3).contains(&age) {
+                continue;
+            }
+            let database = Database::open(folder.path()).unwrap();
+            let kept = database.known().stream(&name("live")).cloned().unwrap();
+            assert_eq!(
+                (kept.key_sha256.as_str(), kept.created_unix_ms),
+                ("digest", 5)
+            );
+            assert!(kept.key(database.seal()).is_err() && !kept.opens_studio(Some("Bearer ")));
+            drop(database);
+            for (path, bytes) in bytes_in(folder.path()) {
+                assert!(!contains(&bytes, "in-the-clear"), "{}", path.display());
+            }
+        }
+    }
+
+    #[test]
+    fn a_database_of_a_newer_version_is_refused_and_left_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(folder.path()).unwrap();
+        let newer = "INSERT INTO d1_migrations (name) VALUES ('9999_from_the_future.sql')";
+        database.connection.execute_batch(newer).unwrap();
+        drop(database);
+        let refused = Database::open(folder.path()).unwrap_err().to_string();
+        assert!(refused.contains("9999_from_the_future.sql") && refused.contains("newer version"));
+        let connection = connect(&path_in(folder.path())).unwrap();
+        assert_eq!(applied(&connection).len(), MIGRATIONS.len() + 1);
+    }
+
+    #[test]
+    fn a_migration_that_fails_leaves_the_database_as_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = path_in(folder.path());
+        make_private(&path).unwrap();
+        let mut connection = connect(&path).unwrap();
+        let broken = [
+            MIGRATIONS[0],
+            ("0002_broken.sql", "CREATE TABLE extra (a); nonsense;"),
+        ];
+        assert!(migrate(&path, &mut connection, &broken).is_err());
+        assert_eq!(schema(&connection), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_was_changed_is_there_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        database.ensure(&name("live"), 7).unwrap();
+        let made = entry_of(&database, "live");
+        database.ensure(&name("live"), 8).unwrap();
+        assert_eq!(entry_of(&database, "live"), made, "there is one already");
+        drop(database);
+        let mut database = Database::open(folder.path()).unwrap();
+        assert_eq!(entry_of(&database, "live"), made);
+        assert!(!database.rotate_key(&name("live"), None).unwrap());
+        let rotated = entry_of(&database, "live");
+        assert!(rotated.key != made.key && rotated.studio_secret == made.studio_secret);
+        let nobody = database.rotate_key(&name("nobody"), None).unwrap_err();
+        assert_eq!(nobody.to_string(), "there is no stream nobody");
+        drop(database);
+        let database = Database::find(folder.path()).unwrap().unwrap();
+        assert_eq!(entry_of(&database, "live"), rotated);
+        let nowhere = folder.path().join("nowhere");
+        assert!(Database::find(&nowhere).unwrap().is_none() && !nowhere.exists());
+    }
+
+    #[test]
+    fn a_batch_of_which_one_statement_fails_changes_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        database.ensure(&name("live"), 0).unwrap();
+        let kept = database.known().stream(&name("live")).cloned().unwrap();
+        let renewed = Stream {
+            key_sha256: "another".to_owned(),
+            ..kept.clone()
+        };
+        let same_key_id = Stream {
+            name: name("demo"),
+            ..kept.clone()
+        };
+        let path = database.path.clone();
+        let transaction = begin(&path, &mut database.connection).unwrap();
+        let batch = [sql::put_stream(&renewed), sql::put_stream(&same_key_id)];
+        assert!(run(&path, &transaction, &batch).is_err());
+        drop(transaction);
+        drop(database);
+        let database = Database::open(folder.path()).unwrap();
+        assert_eq!(database.known().streams().collect::<Vec<_>>(), [&kept]);
+        // The same from outside: the refusal names the stream, and neither the table nor the memory has it.
+        let mut database = database;
+        let entry = StreamEntry::new(name("demo"), "live", [[1; 16], [2; 16]], 0).unwrap();
+        let refused = database.put(&entry, true).unwrap_err();
+        assert!(matches!(refused, DatabaseError::Refused(Refusal::KeyId(_))));
+        assert_eq!(database.directory().unwrap().streams().count(), 1);
+    }
+
+    /// Run by the test below in a process of its own: gives the stream of the folder in the environment a new key, many times.
+    #[test]
+    fn rotates_in_another_process() {
+        let Ok(folder) = std::env::var("GHOST_LIVE_TEST_ROTATES") else {
+            return;
+        };
+        let mut database = Database::open(Path::new(&folder)).unwrap();
+        for _ in 0..10 {
+            database.ensure(&name("theirs"), 0).unwrap();
+            database.rotate_key(&name("theirs"), None).unwrap();
+        }
+    }
+
+    #[test]
+    fn two_processes_open_a_new_folder_at_once_and_see_each_other_s_changes() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut other = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "native::database::tests::rotates_in_another_process",
+            ])
+            .env("GHOST_LIVE_TEST_ROTATES", folder.path())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        for _ in 0..10 {
+            database.ensure(&name("ours"), 0).unwrap();
+            database.rotate_key(&name("ours"), None).unwrap();
+        }
+        assert!(other.wait().unwrap().success());
+        let seen = database.directory().unwrap();
+        assert_eq!(seen.streams().count(), 2);
+        // One secret was made, so that both open what the other sealed.
+        let theirs = entry_of(&database, "theirs");
+        let admitted = admit(
+            &Admit {
+                key: theirs.key.reveal(),
+                stream: None,
+                peer: String::new(),
+            },
+            seen.stream(&name("theirs")),
+        );
+        assert!(admitted.is_ok());
+        // Nothing changed since: the memory is what it was.
+        assert!(Arc::ptr_eq(&seen, &database.directory().unwrap()));
+    }
+
+    #[test]
+    fn a_change_of_another_connection_is_seen_and_not_overwritten() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut one = Database::open(folder.path()).unwrap();
+        let mut two = Database::open(folder.path()).unwrap();
+        one.ensure(&name("live"), 0).unwrap();
+        // Without having looked: the key of the first stays.
+        two.ensure(&name("live"), 0).unwrap();
+        assert_eq!(entry_of(&two, "live"), entry_of(&one, "live"));
+        two.rotate_key(&name("live"), None).unwrap();
+        assert_ne!(entry_of(&one, "live"), entry_of(&two, "live"));
+        one.directory().unwrap();
+        assert_eq!(entry_of(&one, "live"), entry_of(&two, "live"));
+    }
+
+    #[test]
+    fn a_copy_of_the_database_without_its_secret_shows_no_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        database.ensure(&name("live"), 0).unwrap();
+        let first = entry_of(&database, "live");
+        database.rotate_key(&name("live"), None).unwrap();
+        let second = entry_of(&database, "live");
+        // With the write-ahead log, as a copy of a running server's folder has it.
+        let copy = tempfile::tempdir().unwrap();
+        let copied = Command::new("cp")
+            .arg("-r")
+            .arg(format!("{}/.", folder.path().display()))
+            .arg(copy.path())
+            .status();
+        assert!(copied.unwrap().success());
+        fs::remove_file(secret_path_in(copy.path())).unwrap();
+        drop(database);
+        for place in [folder.path(), copy.path()] {
+            let files = bytes_in(place);
+            assert!(files.iter().any(|(path, _)| *path == path_in(place)));
+            for (path, bytes) in files {
+                for secret in [
+                    &first.key.reveal()["live_".len()..],
+                    &second.key.reveal()["live_".len()..],
+                    &first.studio_secret,
+                ] {
+                    assert!(!contains(&bytes, secret), "{}", path.display());
+                }
+            }
+        }
+        let database = Database::open(copy.path()).unwrap();
+        let kept = database.known().stream(&name("live")).cloned().unwrap();
+        assert!(kept.key(database.seal()).is_err() && kept.studio_secret(database.seal()).is_err());
+    }
+
+    #[test]
+    fn a_secret_that_is_none_is_named_and_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(Database::open(folder.path()).unwrap());
+        let secret = secret_path_in(folder.path());
+        for bad in [b"".as_slice(), b"short\n", &[0xff; 64]] {
+            fs::write(&secret, bad).unwrap();
+            let refused = Database::open(folder.path()).unwrap_err();
+            assert!(refused.to_string().contains("seal-secret"), "{refused}");
+            assert_eq!(fs::read(&secret).unwrap(), bad);
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn all_files_are_for_their_owner_alone_whatever_the_umask() {
+        use std::os::unix::fs::PermissionsExt;
+        let modes = |folder: &Path| {
+            let entries = fs::read_dir(folder).unwrap().map(Result::unwrap);
+            let mode = |e: fs::DirEntry| e.metadata().unwrap().permissions().mode() & 0o777;
+            let name = |e: &fs::DirEntry| e.file_name().into_string().unwrap();
+            let mut modes: Vec<_> = entries.map(|e| (name(&e), mode(e))).collect();
+            modes.sort();
+            modes
+        };
+        let private = |files: &[&str]| -> Vec<(String, u32)> {
+            files
+                .iter()
+                .map(|file| ((*file).to_owned(), 0o600))
+                .collect()
+        };
+        let running = private(&[
+            "directory.sqlite",
+            "directory.sqlite-shm",
+            "directory.sqlite-wal",
+            "seal-secret",
+        ]);
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        database.ensure(&name("live"), 0).unwrap();
+        assert_eq!(modes(folder.path()), running);
+        drop(database);
+        assert_eq!(
+            modes(folder.path()),
+            private(&["directory.sqlite", "seal-secret"])
+        );
+        // Brought from elsewhere, readable by all.
+        let loose = fs::Permissions::from_mode(0o644);
+        fs::set_permissions(path_in(folder.path()), loose).unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        database.rotate_key(&name("live"), None).unwrap();
+        assert_eq!(modes(folder.path()), running);
+    }
+
+    #[test]
+    fn the_worker_s_statements_run_on_the_same_tables() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        database.ensure(&name("live"), 0).unwrap();
+        let ids = [1, 2].map(|byte| BroadcastId::from_random([byte; 16]));
+        let path = database.path.clone();
+        let mut run_all = |statements: &[Statement]| {
+            let transaction = begin(&path, &mut database.connection).unwrap();
+            run(&path, &transaction, statements).unwrap();
+            transaction.commit().unwrap();
+        };
+        run_all(&sql::broadcast_opened(&name("live"), &ids[0], 10));
+        run_all(&sql::broadcast_opened(&name("live"), &ids[1], 20));
+        run_all(&[
+            sql::broadcast_playable(&ids[1], 21, "[]"),
+            sql::broadcast_clock(&ids[1], -3),
+            sql::set_viewers(&name("live"), 4),
+        ]);
+        let on_air = |database: &Database, since| -> Vec<sql::OnAirRow> {
+            rows(&path, &database.connection, &sql::on_air(since)).unwrap()
+        };
+        let both = on_air(&database, 0);
+        assert_eq!(
+            both.iter()
+                .map(|row| row.id.as_ref().unwrap())
+                .collect::<Vec<_>>(),
+            [&ids[0], &ids[1]]
+        );
+        assert_eq!(
+            both[0].closed_unix_ms,
+            Some(20.0),
+            "the second ended the first"
+        );
+        assert_eq!((both[1].closed_unix_ms, both[1].viewers), (None, 4.0));
+        assert_eq!(
+            (both[1].playable_unix_ms, both[1].clock_offset_ms),
+            (Some(21.0), Some(-3.0))
+        );
+        assert_eq!(both[1].tracks.as_deref(), Some("[]"));
+        assert_eq!(on_air(&database, 30).len(), 1);
+        let transaction = begin(&path, &mut database.connection).unwrap();
+        run(&path, &transaction, &[sql::broadcast_closed(&ids[1], 40)]).unwrap();
+        transaction.commit().unwrap();
+        let none = on_air(&database, 50);
+        assert!(
+            none.len() == 1 && none[0].id.is_none(),
+            "the stream without a broadcast"
+        );
+        let found = |statement| -> Vec<StreamRow> {
+            rows(&path, &database.connection, &statement).unwrap()
+        };
+        let by_id = found(sql::stream_by_key_id("live")).pop().map(Stream::from);
+        assert_eq!(by_id.as_ref(), database.known().stream(&name("live")));
+        assert_eq!(
+            found(sql::stream(&name("live"))).pop().map(Stream::from),
+            by_id
+        );
+        assert!(found(sql::stream(&name("nobody"))).is_empty());
+    }
+
+    #[tokio::test]
+    async fn calls_of_a_shared_database_come_to_their_end_though_nobody_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let shared = Shared::new(Database::open(folder.path()).unwrap());
+        let (began, hears) = std::sync::mpsc::channel();
+        let (goes_on, waits) = std::sync::mpsc::channel::<()>();
+        let calls = shared.with(move |database| {
+            began.send(()).unwrap();
+            waits.recv().unwrap();
+            database.ensure(&name("live"), 0)
+        });
+        // Given up in the middle of the call.
+        let mut calls = Box::pin(calls);
+        assert!(futures::poll!(calls.as_mut()).is_pending());
+        hears.recv().unwrap();
+        drop(calls);
+        goes_on.send(()).unwrap();
+        let streams = shared.with(|database| Ok(database.known().streams().count()));
+        assert_eq!(streams.await.unwrap(), 1);
+    }
+}
