@@ -21,6 +21,7 @@ class Stream {
   kill = null;
   /** When each viewer was last heard of. @type {Map<string, number>} */
   viewers = new Map();
+  /** Null: it cannot be shown. @type {string | null} */
   key = 'demo_7hq2k9x4m1v8';
 }
 

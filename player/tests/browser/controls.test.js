@@ -199,6 +199,24 @@ describe('the other pages', () => {
     assert.deepEqual(on.complaints, []);
   });
 
+  it('studio says of a key that cannot be shown that it still works, and offers a new one', async () => {
+    await on.server.start('demo');
+    const stream = on.server.streams.get('demo');
+    assert.ok(stream);
+    stream.key = null;
+    const page = await on.open(`/studio/demo#${SECRET}`);
+    const key = page.getByLabel('Stream key', { exact: true });
+    const hidden = page.getByText('The server can no longer show this key');
+    await hidden.waitFor();
+    assert.equal(await key.isVisible(), false);
+    await page.getByRole('button', { name: 'New key…' }).click();
+    await page.getByRole('button', { name: 'Make a new key' }).click();
+    await hidden.waitFor({ state: 'hidden' });
+    await key.waitFor();
+    assert.equal(await key.inputValue(), /** @type {string | null} */ (stream.key));
+    assert.deepEqual(on.complaints, []);
+  });
+
   it('studio without its link says how to open it', async () => {
     for (const path of ['/studio/demo', '/studio/demo#wrong']) {
       const page = await on.open(path);
