@@ -250,6 +250,43 @@ fn a_rotated_key_is_new_and_stays() {
     assert!(said.contains("nobody"), "{said}");
 }
 
+#[test]
+fn a_lost_seal_secret_leaves_a_server_that_starts_and_says_how_to_get_a_new_key() {
+    let place = Place::new("");
+    assert_eq!(place.up().terminate().code(), Some(0), "{}", place.log());
+    let key = place.key();
+    fs::remove_file(place.data().join("edge/seal-secret")).unwrap();
+    let server = place.up();
+    let log = place.log();
+    assert!(
+        !log.contains(&key) && !log.contains("/studio/main#"),
+        "{log}"
+    );
+    assert!(log.contains("ghost-live key rotate main"), "{log}");
+    let (status, said) = place.run(&["key", "show", "main"]);
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("ghost-live key rotate main"), "{said}");
+
+    let (status, said) = place.run(&["key", "rotate", "main"]);
+    assert!(status.success(), "{said}");
+    assert!(
+        said.contains("the studio link") && said.contains("new as well"),
+        "{said}"
+    );
+    let rotated = place.key();
+    assert!(rotated.starts_with("main_") && rotated != key, "{rotated}");
+    assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+    let server = place.up();
+    let log = place.log();
+    assert!(
+        log.contains(&rotated) && log.contains("/studio/main#"),
+        "{log}"
+    );
+    assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+    let (status, said) = place.run(&["key", "rotate", "main"]);
+    assert!(status.success() && !said.contains("studio link"), "{said}");
+}
+
 /// Runs `up` beside Debian's `pebble`, the RFC 8555 server that Let's Encrypt tests clients with, until a certificate is there.
 fn issued_by(challenge: &str) {
     let [directory, management] = free_ports();
