@@ -4,6 +4,7 @@
 use std::{fs, path::PathBuf};
 
 use ghost_live_fuzz::edge::timeline_lines;
+use protocol::token::SigningKey;
 
 fn main() {
     #[cfg(feature = "media")]
@@ -156,6 +157,22 @@ fn edge() {
         write("keys", seed, format!("{key}/{file}").as_bytes());
     }
     write("keys", "stream_key", format!("demo_{broadcast}").as_bytes());
+    tokens();
+}
+
+fn tokens() {
+    let key = SigningKey::from_seed("team", &[7; 32]).unwrap();
+    let header = format!(r#"{{"alg":"EdDSA","kid":"{}"}}"#, key.kid());
+    let all = concat!(
+        r#"{"iss":"team","aud":["ghost-live"],"sub":"somebody","stream":"team-*","act":["watch","chat"],"nbf":1790000000,"#,
+        r#""iat":1790000000,"exp":1790003600.5,"sess_exp":1790007200,"ip":["192.0.2.0/24","2001:db8::/32"],"max":2,"jti":"a"}"#
+    );
+    let few = r#"{"iss":"team","aud":"ghost-live","sub":"s","stream":"team-a","act":"publish","exp":1790003600,"jti":"b"}"#;
+    for (seed, claims) in [("all_claims", all), ("few_claims", few)] {
+        write("tokens", seed, format!("{header}\n{claims}").as_bytes());
+    }
+    let minted = key.mint(&serde_json::from_str(few).unwrap()).unwrap();
+    write("tokens", "changed", minted.replace('a', "b").as_bytes());
 }
 
 fn write(target: &str, seed: &str, bytes: &[u8]) {

@@ -2,15 +2,17 @@
 //!
 //! | module | targets | what outsiders reach there |
 //! | --- | --- | --- |
+//! | [`access`] | `tokens` | everything that takes a token |
 //! | [`ingest`] | `rtmp`, `flv`, `values_and_headers` | an encoder's connection, before and after its key is known |
 //! | [`media`] | `parameter_sets`, `repair`, `cut` | an encoder's configuration and times |
 //! | [`edge`] | `messages`, `timeline`, `playlists`, `requests`, `keys` | a box's link, a viewer's addresses |
 //!
 //! `tests/replay.rs` runs each target over its corpus and over mutations of it; `libfuzzer/` wraps each for runs of hours.
-//! The first two modules need feature `media` (default).
+//! `ingest` and `media` need feature `media` (default).
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 mod bytes_in;
 pub mod edge;
 #[cfg(feature = "media")]
@@ -40,4 +42,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("playlists", edge::playlists),
     ("requests", edge::requests),
     ("keys", edge::keys),
+    ("tokens", access::tokens),
 ];

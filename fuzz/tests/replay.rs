@@ -128,7 +128,7 @@ mod media {
 }
 
 mod edge {
-    replays! { messages timeline playlists requests keys }
+    replays! { messages timeline playlists requests keys tokens }
 }
 
 #[cfg(feature = "media")]

@@ -12,6 +12,7 @@
 //! | [`per_address`] | nothing: the bound on an address that the listeners of both keep |
 //! | [`link_auth`] | how box and edge prove themselves to each other |
 //! | [`stream_key`] | the static keys that encoders publish with |
+//! | [`token`] | the capability tokens of everybody else, and of encoders as well |
 
 #![forbid(unsafe_code)]
 
@@ -22,3 +23,4 @@ pub mod names;
 pub mod object_key;
 pub mod per_address;
 pub mod stream_key;
+pub mod token;
