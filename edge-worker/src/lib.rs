@@ -9,6 +9,7 @@
 //! | [`playlist`] | the texts: multivariant, media playlist, MPD | draft-pantos-hls-rfc8216bis-16, ISO/IEC 23009-1:2022 |
 //! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
 //! | [`directory`] | streams, their keys, who may publish | |
+//! | [`access`] | who may do what, by tokens | RFC 7519, RFC 8037 |
 //! | [`audience`] | how many watch | |
 //! | [`api`] | the JSON that both adapters say and take | RFC 8259 |
 //! | `cloudflare` | the adapter for Cloudflare Workers (feature `cloudflare`; runs on wasm32 only) | |
@@ -18,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod audience;
 #[cfg(feature = "cloudflare")]

@@ -115,16 +115,34 @@ impl Grant {
     /// # Errors
     /// [`Refusal::Stream`], [`Refusal::Action`], [`Refusal::Address`], in this order.
     pub fn allows(&self, ask: &Ask<'_>) -> Result<(), Refusal> {
-        let Claims {
-            stream, act, ip, ..
-        } = &self.claims;
-        if !stream.covers(ask.stream) {
+        if !self.claims.stream.covers(ask.stream) {
             return Err(Refusal::Stream);
         }
-        if !act.contains(ask.action) {
-            return Err(Refusal::Action(ask.action));
+        self.allows_action(ask.action, ask.address)
+    }
+
+    /// As [`Self::allows`], of every stream that a pattern covers.
+    ///
+    /// # Errors
+    /// As [`Self::allows`].
+    pub fn allows_all(
+        &self,
+        action: Action,
+        streams: &StreamPattern,
+        address: IpAddr,
+    ) -> Result<(), Refusal> {
+        if !self.claims.stream.covers_all(streams) {
+            return Err(Refusal::Stream);
         }
-        let address = ask.address.to_canonical();
+        self.allows_action(action, address)
+    }
+
+    fn allows_action(&self, action: Action, address: IpAddr) -> Result<(), Refusal> {
+        let Claims { act, ip, .. } = &self.claims;
+        if !act.contains(action) {
+            return Err(Refusal::Action(action));
+        }
+        let address = address.to_canonical();
         if !ip.is_empty() && !ip.iter().any(|net| net.contains(&address)) {
             return Err(Refusal::Address);
         }

@@ -200,6 +200,19 @@ impl StreamPattern {
         }
     }
 
+    /// The one stream that it names; `None` where it may be several.
+    pub fn name(&self) -> Option<StreamName> {
+        self.0.parse().ok()
+    }
+
+    /// Whether it covers whatever the other one covers.
+    pub fn covers_all(&self, other: &Self) -> bool {
+        match self.0.strip_suffix('*') {
+            Some(prefix) => other.within(prefix),
+            None => self == other,
+        }
+    }
+
     /// Whether every stream that it covers has a name that begins so.
     pub fn within(&self, prefix: &str) -> bool {
         self.0
