@@ -288,9 +288,12 @@ impl Stream {
     }
 }
 
-/// What an `Authorization` header of the scheme `Bearer` carries.
+/// What an `Authorization` header of the scheme `Bearer` carries (RFC 6750 section 2.1).
 pub fn bearer(authorization: Option<&str>) -> Option<&str> {
-    authorization?.strip_prefix("Bearer ").map(str::trim)
+    let (scheme, carried) = authorization?.split_once(' ')?;
+    scheme
+        .eq_ignore_ascii_case("bearer")
+        .then(|| carried.trim())
 }
 
 /// May this publisher publish? `stream` is the one that the key's id belongs to.

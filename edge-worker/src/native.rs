@@ -4,6 +4,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | `access` | the token keys in their file |
 //! | `edge` | the broadcasts and streams there are; questions of a box; the studio |
 //! | `live` | one broadcast with those who wait for it, and its snapshots |
 //! | `link` | drives a broadcast link, over channels or a WebSocket |
@@ -23,6 +24,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+mod access;
 mod database;
 mod edge;
 mod files;
@@ -36,6 +38,7 @@ mod tests;
 mod text;
 
 pub use crate::api::{Server, Studio, TrackSummary};
+pub use access::{AccessError, Config as AccessConfig, load_keyring, rotate_keyring};
 pub use database::{Database, DatabaseError, Shared};
 pub use edge::{Edge, EdgeError};
 pub use files::FileError;
@@ -61,6 +64,8 @@ pub struct Config {
     pub header_timeout_s: u64,
     /// Delete from the store what belongs to a broadcast that is over: right when no other edge uses the same store.
     pub sweep: bool,
+    /// Whose tokens are good.
+    pub access: AccessConfig,
 }
 
 impl Default for Config {
@@ -73,6 +78,7 @@ impl Default for Config {
             max_connections: 20_000,
             header_timeout_s: 30,
             sweep: true,
+            access: AccessConfig::default(),
         }
     }
 }

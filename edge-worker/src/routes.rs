@@ -114,6 +114,10 @@ pub enum Route {
     Studio(StreamName),
     /// `POST /api/studio/{stream}/rotate-key`.
     RotateKey(StreamName),
+    /// `POST /api/tokens`.
+    Tokens,
+    /// `GET /.well-known/jwks.json`.
+    Jwks,
     /// `GET /healthz`.
     Health,
     /// `GET /readyz`.
@@ -160,6 +164,7 @@ impl Route {
             | Self::Stream(_)
             | Self::Beacon(_)
             | Self::Time { .. }
+            | Self::Jwks
             | Self::Preflight => true,
             // An embedded player's files are loaded as modules, which asks for CORS.
             Self::Asset(_) => true,
@@ -288,7 +293,9 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         route = Route::Delete(key.clone());
     }
     let allowed: &'static str = match &route {
-        Route::Beacon(_) | Route::RotateKey(_) | Route::Admit | Route::Open => "POST, OPTIONS",
+        Route::Beacon(_) | Route::RotateKey(_) | Route::Tokens | Route::Admit | Route::Open => {
+            "POST, OPTIONS"
+        }
         Route::PutStream(_) => "PUT",
         Route::Put(_) | Route::Delete(_) => "PUT, DELETE",
         _ => "GET, HEAD, OPTIONS",
@@ -341,6 +348,8 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         },
         ["api", "studio", name] => Route::Studio(stream(name)?),
         ["api", "studio", name, "rotate-key"] => Route::RotateKey(stream(name)?),
+        ["api", "tokens"] => Route::Tokens,
+        [".well-known", "jwks.json"] => Route::Jwks,
         ["healthz"] => Route::Health,
         ["readyz"] => Route::Ready,
         ["internal", "admit"] => Route::Admit,

@@ -8,6 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
+use edge_worker::native as web;
 use media_core::{
     broadcast,
     ingest::{self, Listen},
@@ -45,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) publish: publish::queue::Limits,
     /// The edge, where it is not in this process.
     pub(crate) edge: RemoteEdge,
+    /// Whose tokens are good.
+    pub(crate) access: web::AccessConfig,
     /// The streams.
     pub(crate) streams: BTreeMap<StreamName, Stream>,
 }
@@ -61,6 +64,7 @@ impl Default for Config {
             store: Default::default(),
             publish: Default::default(),
             edge: Default::default(),
+            access: Default::default(),
             streams: BTreeMap::new(),
         }
     }

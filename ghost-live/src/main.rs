@@ -9,6 +9,7 @@ mod demo;
 mod explain;
 mod panel;
 mod streams;
+mod token;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -69,6 +70,11 @@ enum Command {
         #[command(subcommand)]
         command: KeyCommand,
     },
+    /// Tokens that let somebody publish, watch or manage.
+    Token {
+        #[command(subcommand)]
+        command: token::Command,
+    },
     /// The bucket of the object store.
     Bucket {
         #[command(subcommand)]
@@ -128,6 +134,7 @@ async fn main() -> ExitCode {
         Command::Key {
             command: KeyCommand::Rotate { stream, files },
         } => up::rotate_key(&files, &stream).await,
+        Command::Token { command } => token::run(command),
         Command::Bucket {
             command: BucketCommand::Init { files, expire_days },
         } => up::init_bucket(&files, expire_days).await,

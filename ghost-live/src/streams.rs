@@ -3,11 +3,7 @@
 //! The edge decides who may publish, so once it knows a stream its key is the one in force: the studio page, which the edge serves, may
 //! have given the stream another. What is changed here, by `ghost-live key rotate`, is put to the edge at once.
 
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use edge_worker::{
     directory::{Stream, StreamEntry},
@@ -19,6 +15,8 @@ use media_core::{
 };
 use protocol::{internal::Admit, names::StreamName};
 use tokio_util::sync::CancellationToken;
+
+use crate::up;
 
 /// How often the directory is looked at for what `key rotate` of another process changed.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -32,10 +30,7 @@ const LAST_RETRY: Duration = Duration::from_secs(15);
 /// When the folder cannot be used.
 pub(crate) fn ensure(folder: &Path, names: &[StreamName]) -> Result<Database, DatabaseError> {
     let mut database = Database::open(folder)?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
-    let now = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+    let now = up::unix_ms();
     for name in names {
         database.ensure(name, now)?;
     }

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, bail};
@@ -313,6 +313,7 @@ async fn start_edge(
         cache_bytes: usize::try_from(config.web.cache_mib).unwrap_or(usize::MAX >> 20) << 20,
         max_connections: config.web.max_connections,
         sweep: !config.publish.keep,
+        access: config.access.clone(),
         ..web::Config::default()
     };
     let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;
@@ -368,7 +369,13 @@ fn rtmps(config: &Config, trusted: bool) -> Option<(SocketAddr, String)> {
     ))
 }
 
-fn edge_folder(config: &Config) -> PathBuf {
+/// The wall clock, Unix milliseconds.
+pub(crate) fn unix_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    i64::try_from(since.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
+}
+
+pub(crate) fn edge_folder(config: &Config) -> PathBuf {
     config.data.join("edge")
 }
 
@@ -510,6 +517,7 @@ impl Edge for InProcess {
         Box::pin(async move {
             self.0.admit(&question).await.map_err(|error| match error {
                 web::EdgeError::Refused(refusal) => EdgeError::Refused(refusal.to_string()),
+                web::EdgeError::Token(refusal) => EdgeError::Refused(refusal.to_string()),
                 error => EdgeError::Unreachable(error.to_string()),
             })
         })

@@ -123,7 +123,7 @@ fn secret_path_in(folder: &Path) -> PathBuf {
     folder.join("seal-secret")
 }
 
-fn random<const N: usize>() -> Result<[u8; N], DatabaseError> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], DatabaseError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|_| DatabaseError::Random)?;
     Ok(bytes)

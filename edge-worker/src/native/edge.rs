@@ -19,7 +19,7 @@ use protocol::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
-    Assets, Clock, Config,
+    AccessError, Assets, Clock, Config,
     database::{Database, DatabaseError, Shared},
     files::{self, FileError},
     live::Live,
@@ -28,6 +28,7 @@ use super::{
     text::Text,
 };
 use crate::{
+    access::{self, Access},
     api::{OnAir, StreamSummary, Studio},
     audience::{Audience, Beacon},
     directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal},
@@ -45,6 +46,12 @@ pub enum EdgeError {
     /// A file of the edge's folder.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The token keys.
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// A publisher's token does not let it in. The text is for a person.
+    #[error(transparent)]
+    Token(#[from] protocol::token::Refusal),
     /// Not admitted, or no such stream. The text is for a person.
     #[error(transparent)]
     Refused(#[from] Refusal),
@@ -83,6 +90,7 @@ struct Inner {
     directory: Mutex<Arc<Directory>>,
     database: Shared,
     seal: Seal,
+    tokens: super::access::Keeper,
     broadcasts: Mutex<Broadcasts>,
     audience: Mutex<HashMap<StreamName, Audience>>,
     objects: Objects,
@@ -121,7 +129,9 @@ impl Edge {
         }
         files::make_folder(&config.data)?;
         let database = Database::open(&config.data)?;
+        let tokens = super::access::Keeper::open(&config.data, config.access.clone())?;
         let edge = Self(Arc::new(Inner {
+            tokens,
             clock: Clock::start(),
             secret: config
                 .link_secret
@@ -266,7 +276,15 @@ impl Edge {
     /// # Errors
     /// [`EdgeError::Refused`] when not; the text is for the encoder's user.
     pub async fn admit(&self, question: &Admit) -> Result<Admission, EdgeError> {
-        Ok(self.reload().await.admit(question)?)
+        let directory = self.reload().await;
+        if access::is_token(&question.key) {
+            let stream = self.access().publish(question, super::wall_unix_ms())?;
+            return match directory.stream(&stream) {
+                Some(_) => Ok(Admission { stream }),
+                None => Err(Refusal::NoStream(stream).into()),
+            };
+        }
+        Ok(directory.admit(question)?)
     }
 
     /// Which broadcast is it: a new one, or one that goes on?
@@ -305,6 +323,11 @@ impl Edge {
     /// An object that was just put into the store, so that the first viewer finds it in memory.
     pub fn warm(&self, key: &ObjectKey, bytes: Bytes) {
         self.0.objects.warm(key, bytes);
+    }
+
+    /// What decides over tokens now.
+    pub(super) fn access(&self) -> Arc<Access> {
+        self.0.tokens.access()
     }
 
     // ---- streams

@@ -1,6 +1,6 @@
 //! Routes to answers.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::{
     BoxError,
@@ -27,8 +27,10 @@ use super::{
     text::{Coding, Text},
 };
 use crate::{
+    access::{NotMinted, Wanted},
     api::{self, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, StreamList, Time},
     audience::{Beacon, MAX_BEACON_BYTES},
+    directory::bearer,
     live::{Directives, Head, ObjectAnswer, Verdict},
     playlist::{DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Problem, Route, TrackAddress},
@@ -52,6 +54,8 @@ pub(super) type Payload = Either<Full<Bytes>, Body>;
 pub(super) struct Site {
     pub(super) edge: Edge,
     pub(super) http01: Option<Http01>,
+    /// The other end of the connection.
+    pub(super) peer: IpAddr,
 }
 
 impl Site {
@@ -79,7 +83,7 @@ impl Site {
                 drop(request);
                 edge.object(key, &conditions).await
             }
-            Ok(route) => Box::pin(edge.rest(route, request.map(Body::new))).await,
+            Ok(route) => Box::pin(edge.rest(route, self.peer, request.map(Body::new))).await,
             Err(problem) => Err(problem.clone()),
         };
         let route = route.as_ref().ok();
@@ -457,16 +461,27 @@ impl Edge {
     // ---- the rest of what viewers ask
 
     /// What neither waits nor is asked often.
-    async fn rest(&self, route: &Route, request: Request<Body>) -> Result<Answer, Problem> {
+    async fn rest(
+        &self,
+        route: &Route,
+        peer: IpAddr,
+        request: Request<Body>,
+    ) -> Result<Answer, Problem> {
         let (mut parts, body) = request.into_parts();
         if route.is_internal() {
             self.internal(route, &mut parts, body).await
         } else {
-            self.public(route, &parts, body).await
+            self.public(route, peer, &parts, body).await
         }
     }
 
-    async fn public(&self, route: &Route, parts: &Parts, body: Body) -> Result<Answer, Problem> {
+    async fn public(
+        &self,
+        route: &Route,
+        peer: IpAddr,
+        parts: &Parts,
+        body: Body,
+    ) -> Result<Answer, Problem> {
         let coding = Coding::negotiate(&parts.headers);
         match route {
             Route::Page(page, _) => self.page(*page, &parts.headers),
@@ -527,6 +542,25 @@ impl Edge {
                 }
                 let studio = self.studio(stream, given).await;
                 Answer::json(&studio.ok_or_else(Problem::unauthorized)?)
+            }
+            Route::Jwks => {
+                let jwks = self.access().jwks(super::wall_unix_ms());
+                Ok(Answer {
+                    caching: Caching::Revalidate,
+                    ..Answer::json(&jwks)?
+                })
+            }
+            Route::Tokens => {
+                let bearer =
+                    bearer(authorization(&parts.headers)).ok_or_else(Problem::unauthorized)?;
+                let wanted: Wanted = read_json(body, MAX_QUESTION_BYTES).await?;
+                let id = super::database::random().map_err(|_| Problem::unavailable())?;
+                let now = super::wall_unix_ms();
+                match self.access().mint(bearer, peer, &wanted, id, now) {
+                    Ok(minted) => Answer::json(&minted),
+                    Err(NotMinted::Refused(refusal)) => Err(Problem::token(&refusal)),
+                    Err(NotMinted::Mint(error)) => Err(Problem::mint(&error)),
+                }
             }
             Route::Health => Ok(Answer::new(
                 Caching::Never,
@@ -637,6 +671,7 @@ impl Edge {
     ) -> Result<Answer, Problem> {
         let edge_problem = |error: EdgeError| match error {
             EdgeError::Refused(refusal) => Problem::refused(refusal.to_string()),
+            EdgeError::Token(refusal) => Problem::refused(refusal.to_string()),
             error => {
                 tracing::error!(%error, "a box's question could not be answered");
                 Problem::unavailable()

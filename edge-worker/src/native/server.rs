@@ -59,7 +59,6 @@ pub async fn serve(
     let permits = Arc::new(Semaphore::new(max));
     let addresses = PerAddress::default();
     let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
-    let site = Site { edge, http01 };
     let connections = TaskTracker::new();
     loop {
         let permit = tokio::select! {
@@ -85,7 +84,12 @@ pub async fn serve(
             tracing::debug!(peer = %peer.ip(), "a connection was refused: few are left, and its address has a quarter of all");
             continue;
         };
-        let (site, tls, shutdown) = (site.clone(), tls.clone(), shutdown.clone());
+        let site = Site {
+            edge: edge.clone(),
+            http01: http01.clone(),
+            peer: peer.ip(),
+        };
+        let (tls, shutdown) = (tls.clone(), shutdown.clone());
         connections.spawn(async move {
             let _held = (permit, address);
             // A spread, so that those who came together do not all come again together.

@@ -1314,7 +1314,220 @@ async fn a_waiter_costs_less_than_four_kibibytes_beyond_its_connection() {
     let folder = tempfile::tempdir().unwrap();
     let edge = Edge::start(config(folder.path()), Arc::new(InMemory::new()), assets()).unwrap();
     let request = axum::http::Request::new(axum::body::Body::empty());
-    let waiter = super::http::Site { edge, http01: None }.answer(request);
+    let waiter = super::http::Site {
+        edge,
+        http01: None,
+        peer: std::net::Ipv4Addr::LOCALHOST.into(),
+    }
+    .answer(request);
     let size = std::mem::size_of_val(&waiter);
     assert!(size < 3 * 1_024, "the request's future has {size} bytes");
+}
+
+mod tokens {
+    use std::time::Instant;
+
+    use protocol::{
+        internal::Admit,
+        token::{Jwks, KeySet, VerifyingKey},
+    };
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::access::{INSTALLATION, Minted};
+
+    fn folder(bench: &Bench) -> std::path::PathBuf {
+        bench.folder.path().join("edge")
+    }
+
+    /// A token as the owner makes one, beside the running edge.
+    fn owners(bench: &Bench, wanted: Value) -> String {
+        let access =
+            crate::access::Access::new(INSTALLATION, load_keyring(&folder(bench)).unwrap(), &[]);
+        let wanted = serde_json::from_value(wanted).unwrap();
+        access
+            .unwrap()
+            .mint_as_owner(&wanted, [1; 12], wall_unix_ms())
+            .unwrap()
+            .token
+    }
+
+    async fn ask(bench: &Bench, bearer: Option<&str>, wanted: &Value) -> Response {
+        let request = reqwest::Client::new()
+            .post(bench.url("/api/tokens"))
+            .json(wanted);
+        let request = match bearer {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        };
+        request.send().await.unwrap()
+    }
+
+    async fn publishes(bench: &Bench, token: &str) -> Result<Admission, String> {
+        let question = Admit {
+            key: token.to_owned(),
+            stream: None,
+            peer: "192.0.2.1:4000".to_owned(),
+        };
+        bench
+            .edge
+            .admit(&question)
+            .await
+            .map_err(|error| error.to_string())
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_manager_asks_for_a_token_and_a_publisher_gets_in_with_it() {
+        let bench = Bench::start().await;
+        let manager = owners(&bench, json!({"stream": "demo", "act": "manage"}));
+        let wanted = json!({"stream": "demo", "act": ["publish"], "sub": "anna", "for_s": 60});
+        let answer = ask(&bench, Some(&manager), &wanted).await;
+        assert_eq!(answer.status(), 200);
+        assert_eq!(answer.headers()["cache-control"], "no-store");
+        assert!(
+            answer
+                .headers()
+                .get("access-control-allow-origin")
+                .is_none()
+        );
+        let minted: Minted = answer.json().await.unwrap();
+        assert_eq!(
+            publishes(&bench, &minted.token).await.unwrap().stream,
+            stream()
+        );
+        // Anybody can check it by what is published.
+        let jwks: Jwks = bench
+            .get("/.well-known/jwks.json")
+            .await
+            .json()
+            .await
+            .unwrap();
+        let mut keys = KeySet::default();
+        for key in jwks.keys {
+            let key = VerifyingKey::new(INSTALLATION, "", &key.x, Some(&key.kid), None);
+            keys.trust(key.unwrap()).unwrap();
+        }
+        let grant = keys
+            .verify(&minted.token, INSTALLATION, wall_unix_ms())
+            .unwrap();
+        assert_eq!(grant.claims().sub, "anna");
+        // A manager is no publisher, and a stream has to exist.
+        assert!(
+            publishes(&bench, &manager)
+                .await
+                .unwrap_err()
+                .contains("does not allow to publish")
+        );
+        let nobody = owners(&bench, json!({"stream": "nobody", "act": "publish"}));
+        assert_eq!(
+            publishes(&bench, &nobody).await.unwrap_err(),
+            "there is no stream nobody"
+        );
+        bench.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn tokens_are_given_to_managers_of_the_stream_only_and_every_refusal_is_a_problem() {
+        let bench = Bench::start().await;
+        let good = json!({"stream": "demo", "act": "watch"});
+        let manager = owners(&bench, json!({"stream": "demo", "act": "manage"}));
+        let elsewhere = owners(
+            &bench,
+            json!({"stream": "demo", "act": "manage", "ip": ["192.0.2.0/24"]}),
+        );
+        let viewer = owners(&bench, json!({"stream": "demo", "act": "watch"}));
+        let other = owners(&bench, json!({"stream": "other", "act": "manage"}));
+        let void = owners(
+            &bench,
+            json!({"stream": "demo", "act": "manage", "for_s": 0}),
+        );
+        let long = json!({"stream": "demo", "act": "watch", "sub": "x".repeat(200)});
+        for (bearer, wanted, status, kind) in [
+            (None, &good, 401, "unauthorized"),
+            (Some(""), &good, 401, "unauthorized"),
+            (Some("nonsense"), &good, 401, "token"),
+            (Some(void.as_str()), &good, 401, "token"),
+            (Some(&viewer), &good, 403, "forbidden"),
+            (Some(&other), &good, 403, "forbidden"),
+            (Some(&elsewhere), &good, 403, "forbidden"),
+            (
+                Some(&manager),
+                &json!({"stream": "*", "act": "watch"}),
+                403,
+                "forbidden",
+            ),
+            (Some(&manager), &long, 400, "bad-body"),
+            (Some(&manager), &json!({"stream": "demo"}), 400, "bad-body"),
+            (
+                Some(&manager),
+                &json!({"stream": "demo", "act": []}),
+                400,
+                "bad-body",
+            ),
+            (
+                Some(&manager),
+                &json!({"stream": "demo", "act": "watch", "more": 1}),
+                400,
+                "bad-body",
+            ),
+        ] {
+            let answer = ask(&bench, bearer, wanted).await;
+            assert_eq!(answer.status(), status, "{kind} {wanted}");
+            assert_eq!(answer.headers()["cache-control"], "no-store");
+            assert_eq!(answer.headers()["content-type"], "application/problem+json");
+            assert_eq!(
+                answer.headers().contains_key("www-authenticate"),
+                status == 401
+            );
+            let body = answer.text().await.unwrap();
+            assert!(
+                body.contains(&format!("urn:ghost-live:problem:{kind}\"")),
+                "{body}"
+            );
+            // Nothing that was sent comes back.
+            assert!(
+                bearer.is_none_or(|token| token.is_empty() || !body.contains(token)),
+                "{body}"
+            );
+        }
+        let get = bench.get("/api/tokens").await;
+        assert_eq!(get.status(), 405);
+        bench.end().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_key_that_was_rotated_beside_the_running_edge_is_in_force_within_a_second() {
+        let bench = Bench::start().await;
+        let before = owners(&bench, json!({"stream": "demo", "act": "publish"}));
+        rotate_keyring(&folder(&bench), Duration::ZERO).unwrap();
+        let after = owners(&bench, json!({"stream": "demo", "act": "publish"}));
+        let began = Instant::now();
+        while publishes(&bench, &after).await.is_err() {
+            assert!(
+                began.elapsed() < Duration::from_secs(10),
+                "it is not taken up"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert!(
+            publishes(&bench, &before)
+                .await
+                .unwrap_err()
+                .contains("not known here")
+        );
+        // A file that is none changes nothing, and stops no start by losing what was there.
+        let path = folder(&bench).join("token-keys.json");
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+            assert_eq!(mode & 0o777, 0o600);
+        }
+        std::fs::write(&path, "broken").unwrap();
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        assert!(publishes(&bench, &after).await.is_ok());
+        let refused = load_keyring(&folder(&bench)).unwrap_err().to_string();
+        assert!(refused.contains("token-keys.json"), "{refused}");
+        bench.end().await;
+    }
 }

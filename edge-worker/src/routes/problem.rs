@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use protocol::link_auth;
+use protocol::{link_auth, token};
 use serde::Serialize;
 
 use super::{Caching, Route, headers};
@@ -171,6 +171,29 @@ impl Problem {
     /// 403: a publisher may not publish. The text is for the encoder's user.
     pub fn refused(detail: String) -> Self {
         Self::new(StatusCode::FORBIDDEN, "refused", "Refused", detail)
+    }
+
+    /// 401 or 403: a token does not let its bearer in.
+    pub fn token(refusal: &token::Refusal) -> Self {
+        use token::Refusal::{Action, Address, Revoked, Stream};
+        let (status, slug, title) = match refusal {
+            // It is a good token, for something else.
+            Stream | Action(_) | Address | Revoked => {
+                (StatusCode::FORBIDDEN, "forbidden", "Not allowed")
+            }
+            _ => (StatusCode::UNAUTHORIZED, "token", "Not a valid token"),
+        };
+        Self::new(status, slug, title, refusal.to_string())
+    }
+
+    /// 400: a token that would be no good one.
+    pub fn mint(error: &token::MintError) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "bad-body",
+            "Bad request body",
+            error.to_string(),
+        )
     }
 
     /// 409: an object is never written twice.
