@@ -4,7 +4,7 @@ use std::{
     fs, io,
     path::{Path, PathBuf},
     sync::{Arc, Mutex},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use protocol::token::KeyError;
@@ -92,12 +92,6 @@ pub fn rotate_keyring(folder: &Path, overlap: Duration) -> Result<Keyring, Acces
     Ok(keyring)
 }
 
-/// What changes with the file.
-fn stamp(path: &Path) -> Option<(SystemTime, u64)> {
-    let metadata = fs::metadata(path).ok()?;
-    Some((metadata.modified().ok()?, metadata.len()))
-}
-
 fn seed() -> Result<zeroize::Zeroizing<[u8; 32]>, AccessError> {
     let mut seed = zeroize::Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(|_| AccessError::Random)?;
@@ -115,20 +109,23 @@ pub(super) struct Keeper {
 #[derive(Debug)]
 struct Now {
     access: Arc<Access>,
-    stamp: Option<(SystemTime, u64)>,
+    keyring: Keyring,
     looked: Instant,
+    /// That the file cannot be read was said.
+    complained: bool,
 }
 
 impl Keeper {
     /// Reads the keys of that edge folder; a first one is made where there is none.
     pub(super) fn open(folder: &Path, config: Config) -> Result<Self, AccessError> {
         let keyring = load_keyring(folder)?;
-        let access = Access::new(&config.installation, keyring, &config.issuers)?;
+        let access = Access::new(&config.installation, keyring.clone(), &config.issuers)?;
         Ok(Self {
             now: Mutex::new(Now {
                 access: Arc::new(access),
-                stamp: stamp(&path(folder)),
+                keyring,
                 looked: Instant::now(),
+                complained: false,
             }),
             folder: folder.to_owned(),
             config,
@@ -140,31 +137,34 @@ impl Keeper {
         let mut now = lock(&self.now);
         if now.looked.elapsed() >= LOOK_EVERY {
             now.looked = Instant::now();
-            self.look(&mut now);
+            match self.look(&now.keyring) {
+                Ok(None) => now.complained = false,
+                Ok(Some((keyring, access))) => {
+                    now.access = Arc::new(access);
+                    now.keyring = keyring;
+                    now.complained = false;
+                }
+                Err(error) if !now.complained => {
+                    now.complained = true;
+                    tracing::error!(%error, "the token keys changed and cannot be read: those before stay in force");
+                }
+                Err(_) => {}
+            }
         }
         now.access.clone()
     }
 
-    fn look(&self, now: &mut Now) {
-        let stamp = stamp(&path(&self.folder));
-        if stamp == now.stamp {
-            return;
+    /// The keys of the file when they are others. It is read whole, a kilobyte: its time and length can stay as they were.
+    fn look(&self, known: &Keyring) -> Result<Option<(Keyring, Access)>, AccessError> {
+        let keyring = load_keyring(&self.folder)?;
+        if keyring == *known {
+            return Ok(None);
         }
-        let read = load_keyring(&self.folder).and_then(|ring| {
-            Ok(Access::new(
-                &self.config.installation,
-                ring,
-                &self.config.issuers,
-            )?)
-        });
-        match read {
-            Ok(access) => {
-                now.access = Arc::new(access);
-                now.stamp = stamp;
-            }
-            Err(error) => {
-                tracing::error!(%error, "the token keys changed and cannot be read: those before stay in force");
-            }
-        }
+        let Config {
+            installation,
+            issuers,
+        } = &self.config;
+        let access = Access::new(installation, keyring.clone(), issuers)?;
+        Ok(Some((keyring, access)))
     }
 }
