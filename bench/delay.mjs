@@ -20,11 +20,12 @@ if (!(minutes > 0) || !(joins > 1)) throw new Error('--minutes is a number over 
 // A page that has just joined may still be on its way to its target delay.
 const SETTLE_S = 10;
 
-// The bound of a first frame: a page of a video and hls.js, and nothing of ours but what the server sends it.
+// The bound of a first frame: a page of a video and hls.js that begins with the same guess of the bandwidth, and nothing of ours but what
+// the server sends it.
 const hls = createRequire(new URL('../tests/e2e/package.json', import.meta.url)).resolve('hls.js/dist/hls.min.js');
 const BARE = `<!doctype html><video muted></video><script src="/bare.js"></script><script>
   const video = document.querySelector('video');
-  const hls = new Hls({ lowLatencyMode: true });
+  const hls = new Hls({ lowLatencyMode: true, abrEwmaDefaultEstimate: 3_000_000 });
   hls.loadSource('/live/main/index.m3u8');
   hls.attachMedia(video);
   video.play();

@@ -6,6 +6,7 @@
 //! | `broadcast` | holds the link of one broadcast, stores its snapshot, feeds the leaves | Durable Object by broadcast id |
 //! | `leaf` | a replica of one broadcast, where viewers wait | Durable Object by `{broadcast}/{n}` |
 //! | `stream` | which broadcast a stream has; counts its viewers | Durable Object by stream name |
+//! | `access` | tokens | secret `TOKEN_KEYS` |
 //! | `directory` | streams, keys and broadcasts; what the isolate remembers of them | D1 |
 //! | `media` | objects | R2 binding, or any S3 origin over HTTP |
 //! | `segment` | DASH segments, part by part | |
@@ -24,6 +25,7 @@ use crate::{
     routes::{self, Caching, Page, Problem, Route, Session, TrackAddress},
 };
 
+mod access;
 mod answer;
 mod broadcast;
 mod directory;
@@ -46,6 +48,9 @@ mod binding {
     pub(super) const INGEST_SERVERS: &str = "INGEST_SERVERS";
     pub(super) const LEAVES: &str = "LEAVES";
     pub(super) const LINK_SECRET: &str = "LINK_SECRET";
+    pub(super) const TOKEN_KEYS: &str = "TOKEN_KEYS";
+    pub(super) const TOKEN_ISSUERS: &str = "TOKEN_ISSUERS";
+    pub(super) const INSTALLATION: &str = "INSTALLATION";
 }
 
 /// Fewest characters of the link secret, as in the native edge.
@@ -162,6 +167,8 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             None,
             Vec::new(),
         ),
+        Route::Jwks => access::jwks(route, &env),
+        Route::Tokens => access::mint(route, request, &env).await,
         Route::Health => answer(
             Some(route),
             StatusCode::OK,

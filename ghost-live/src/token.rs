@@ -133,12 +133,12 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The configuration, where the edge that has the keys runs on this machine.
+/// The configuration, where the edge that has the keys runs on this machine, or its folder is named.
 fn here(files: &Files) -> anyhow::Result<Config> {
     let config = Config::load(files)?;
-    if let Some(url) = &config.edge.url {
+    if let (Some(url), None) = (&config.edge.url, &files.data) {
         bail!(
-            "the edge that signs tokens is {url}: run this on its machine, or ask its POST /api/tokens"
+            "the edge that signs tokens is {url}: run this on its machine, name the folder of its keys by --data, or ask its POST /api/tokens"
         );
     }
     Ok(config)

@@ -14,17 +14,20 @@ use std::{
 
 use http::StatusCode;
 use protocol::{
-    internal::Admit,
+    internal::{Admission, Admit},
     names::{BroadcastId, StreamName},
+    token,
 };
 use wasm_bindgen::JsValue;
 use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Response, Result};
 
 use super::{
+    access,
     answer::{self, problem},
     binding, link_secret, now_unix_ms, random,
 };
 use crate::{
+    access::is_token,
     api::{self, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio},
     directory::{
         self, Refusal, Stream,
@@ -355,6 +358,26 @@ pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Res
         Ok(asked) => asked,
         Err(found) => return problem(Some(route), &found),
     };
+    if is_token(&asked.key) {
+        let stream = match access::access(env)? {
+            Some(access) => access.publish(&asked, now_unix_ms()),
+            None => Err(token::Refusal::Key),
+        };
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(refusal) => return problem(Some(route), &Problem::refused(refusal.to_string())),
+        };
+        return match find_stream(env, sql::stream(&stream)).await? {
+            Some(_) => {
+                let admission = Admission { stream };
+                answer::json(Some(route), StatusCode::OK, Caching::Never, &admission)
+            }
+            None => {
+                let refusal = Refusal::NoStream(stream);
+                problem(Some(route), &Problem::refused(refusal.to_string()))
+            }
+        };
+    }
     let stream = match directory::key_id(&asked) {
         Some(id) => find_stream(env, sql::stream_by_key_id(&id)).await?,
         None => None,

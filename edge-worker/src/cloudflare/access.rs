@@ -1,0 +1,90 @@
+//! Tokens at the Worker. Its keys are the secret `TOKEN_KEYS`, the text of the file that `ghost-live token` keeps; without it no token
+//! is good here, and encoders publish with static keys.
+
+use std::{cell::RefCell, net::IpAddr, rc::Rc};
+
+use http::StatusCode;
+use protocol::token::Jwks;
+use worker::{Env, Request, Response, Result};
+
+use super::{
+    answer::{json, problem},
+    binding, directory, now_unix_ms, random,
+};
+use crate::{
+    access::{Access, INSTALLATION, Issuer, Keyring, NotMinted, Wanted},
+    api,
+    directory::bearer,
+    routes::{Caching, Problem, Route},
+};
+
+thread_local! {
+    /// What decides in this isolate: a change of its secrets makes new isolates.
+    static ACCESS: RefCell<Option<Rc<Access>>> = const { RefCell::new(None) };
+}
+
+fn text(env: &Env, name: &str) -> Option<String> {
+    let text = env.var(name).ok()?.to_string();
+    (!text.trim().is_empty()).then_some(text)
+}
+
+/// What decides over tokens; `None` where no keys are set.
+pub(super) fn access(env: &Env) -> Result<Option<Rc<Access>>> {
+    if let Some(access) = ACCESS.with_borrow(Clone::clone) {
+        return Ok(Some(access));
+    }
+    let Ok(keys) = env.secret(binding::TOKEN_KEYS) else {
+        return Ok(None);
+    };
+    let keyring = Keyring::from_json(&keys.to_string())
+        .map_err(|error| format!("{}: {error}", binding::TOKEN_KEYS))?;
+    let issuers: Vec<Issuer> = match text(env, binding::TOKEN_ISSUERS) {
+        Some(issuers) => serde_json::from_str(&issuers)
+            .map_err(|error| format!("{}: {error}", binding::TOKEN_ISSUERS))?,
+        None => Vec::new(),
+    };
+    let installation = text(env, binding::INSTALLATION);
+    let installation = installation.as_deref().unwrap_or(INSTALLATION);
+    let access = Access::new(installation, keyring, &issuers).map_err(|error| error.to_string())?;
+    let access = Rc::new(access);
+    ACCESS.set(Some(Rc::clone(&access)));
+    Ok(Some(access))
+}
+
+/// `GET /.well-known/jwks.json`.
+pub(super) fn jwks(route: &Route, env: &Env) -> Result<Response> {
+    let keys = match access(env)? {
+        Some(access) => access.jwks(now_unix_ms()),
+        None => Jwks { keys: Vec::new() },
+    };
+    json(Some(route), StatusCode::OK, Caching::Revalidate, &keys)
+}
+
+/// `POST /api/tokens`.
+pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
+    let Some(access) = access(env)? else {
+        return problem(Some(route), &Problem::not_found());
+    };
+    let authorization = request.headers().get("authorization")?;
+    let Some(bearer) = bearer(authorization.as_deref()) else {
+        return problem(Some(route), &Problem::unauthorized());
+    };
+    let body = directory::question(&mut request).await?;
+    let wanted: Wanted = match body.and_then(|body| api::read(&body)) {
+        Ok(wanted) => wanted,
+        Err(found) => return problem(Some(route), &found),
+    };
+    let address = address(&request)?;
+    match access.mint(bearer, address, &wanted, random()?, now_unix_ms()) {
+        Ok(minted) => json(Some(route), StatusCode::OK, Caching::Never, &minted),
+        Err(NotMinted::Refused(refusal)) => problem(Some(route), &Problem::token(&refusal)),
+        Err(NotMinted::Mint(error)) => problem(Some(route), &Problem::mint(&error)),
+    }
+}
+
+/// Where a request comes from, as the platform says. Where it says nothing, no network is the right one.
+fn address(request: &Request) -> Result<IpAddr> {
+    let said = request.headers().get("cf-connecting-ip")?;
+    let said = said.and_then(|text| text.parse().ok());
+    Ok(said.unwrap_or(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)))
+}

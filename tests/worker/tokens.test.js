@@ -1,0 +1,146 @@
+// Tokens at the Worker. They are made here with Node.js's own crypto, so that what is checked is the form and not one library's habits.
+import assert from "node:assert/strict";
+import { createHash, createHmac, createPrivateKey, createPublicKey, randomBytes, sign } from "node:crypto";
+import { after, before, test } from "node:test";
+import { internal } from "./core.js";
+import { newState, startEdge } from "./edge.js";
+import { assertProblem, newStream, SECRET } from "./viewer.js";
+
+/** The Ed25519 key of a seed, with its id as RFC 7638 has it. */
+function keyOf(seed) {
+  const key = createPrivateKey({ key: Buffer.concat([Buffer.from("302e020100300506032b657004220420", "hex"), seed]), format: "der", type: "pkcs8" });
+  const { x } = createPublicKey(key).export({ format: "jwk" });
+  const kid = createHash("sha256").update(`{"crv":"Ed25519","kty":"OKP","x":"${x}"}`).digest("base64url").slice(0, 8);
+  return { key, kid, x, seed: seed.toString("base64url") };
+}
+
+const [owner, old, retired, team, stranger] = Array.from({ length: 5 }, () => keyOf(randomBytes(32)));
+const now = Math.floor(Date.now() / 1000);
+const encode = (value) => Buffer.from(JSON.stringify(value)).toString("base64url");
+
+function token(claims = {}, { by = owner, header = {} } = {}) {
+  const all = { iss: "live", aud: "live", sub: "somebody", stream: "main", act: "publish", iat: now, exp: now + 3600, jti: randomBytes(8).toString("hex"), ...claims };
+  const message = `${encode({ alg: "EdDSA", kid: by.kid, ...header })}.${encode(all)}`;
+  return `${message}.${sign(null, Buffer.from(message), by.key).toString("base64url")}`;
+}
+
+let state;
+let edge;
+
+before(async () => {
+  state = await newState();
+  const keys = [
+    { seed: owner.seed, since_unix_ms: Date.now() },
+    { seed: old.seed, since_unix_ms: 0, retires_unix_ms: Date.now() + 3_600_000 },
+    { seed: retired.seed, since_unix_ms: 0, retires_unix_ms: Date.now() - 1 },
+  ];
+  const issuers = [{ issuer: "https://team.example", public_key: team.x, kid: "team-1", tenant: "team-" }];
+  edge = await startEdge({
+    state,
+    vars: { LINK_SECRET: SECRET, INSTALLATION: "live", TOKEN_KEYS: JSON.stringify({ keys }), TOKEN_ISSUERS: JSON.stringify(issuers) },
+  });
+  for (const name of ["main", "other", "team-a"]) await newStream(edge, name);
+});
+
+after(async () => {
+  await edge?.stop();
+  await state?.remove();
+});
+
+const admit = (key, stream = null, peer = "192.0.2.1:5000") => internal(edge.url, SECRET, "POST", "/internal/admit", JSON.stringify({ key, stream, peer }));
+const teams = (claims) => token({ iss: "https://team.example", ...claims }, { by: { ...team, kid: "team-1" } });
+const ask = (bearer, wanted) => fetch(`${edge.url}/api/tokens`, {
+  method: "POST",
+  headers: bearer === undefined ? {} : { authorization: `Bearer ${bearer}` },
+  body: JSON.stringify(wanted),
+});
+
+test("a publisher gets in with a good token, of each key that is trusted", async () => {
+  for (const [key, stream, expected] of [
+    [token(), null, "main"],
+    [token(), "main", "main"],
+    [token({}, { by: old }), null, "main"],
+    [token({ stream: "*", act: ["watch", "publish"] }), "other", "other"],
+    [token({ ip: ["192.0.2.0/24", "2001:db8::/32"], sess_exp: now + 60, max: 1, nbf: now }), null, "main"],
+    [teams({ stream: "team-*" }), "team-a", "team-a"],
+  ]) {
+    const answer = await admit(key, stream);
+    assert.equal(answer.status, 200, await answer.clone().text());
+    assert.deepEqual(await answer.json(), { stream: expected });
+  }
+});
+
+test("with any other it is refused, and told why", async () => {
+  const [header, claims, signature] = token().split(".");
+  const hs256 = `${encode({ alg: "HS256", kid: owner.kid })}.${claims}`;
+  const none = `${encode({ alg: "none", kid: owner.kid })}.${claims}.`;
+  for (const [key, why, stream] of [
+    ["a.b.c", /not a token/],
+    [`${header}.${claims}`, /not a token/],
+    [none, /not a token/],
+    [`${hs256}.${createHmac("sha256", Buffer.from(owner.x, "base64url")).update(hs256).digest("base64url")}`, /not known here/],
+    [token({}, { by: stranger }), /not known here/],
+    [token({}, { by: retired }), /not known here/],
+    [token({}, { by: { ...stranger, kid: owner.kid } }), /signature is wrong/],
+    [`${header}.${encode({ ...JSON.parse(Buffer.from(claims, "base64url")), stream: "*" })}.${signature}`, /signature is wrong/],
+    [token({ exp: now - 1 }), /has expired/],
+    [token({ sess_exp: now - 1 }), /has expired/],
+    [token({ nbf: now + 3600 }), /not valid yet/],
+    [token({ aud: "elsewhere" }), /another installation/],
+    [token({ stream: "other" }), /another stream/, "main"],
+    [token({ stream: "*" }), /another stream/],
+    [token({ act: "watch" }), /does not allow to publish/],
+    [token({ act: "everything" }), /not a token/],
+    [token({ ip: ["198.51.100.0/24"] }), /from this address/],
+    [token({ iss: "https://team.example" }), /signature is wrong/],
+    [teams({ stream: "main" }), /another stream/],
+    [teams({ stream: "*" }), /another stream/, "team-a"],
+    [token({}, { header: { crit: ["exp"] } }), /not a token/],
+    [token({ sub: "x".repeat(2000) }), /no token has more/],
+    [token({ stream: "nobody" }), /there is no stream nobody/],
+  ]) {
+    const answer = await admit(key, stream ?? null);
+    const problem = assertProblem(answer, await answer.text(), 403);
+    assert.match(problem.detail, why);
+  }
+});
+
+test("a manager mints for its streams, and nobody else does", async () => {
+  const wanted = { stream: "team-a", act: "publish", sub: "anna", for_s: 60 };
+  const answer = await ask(teams({ stream: "team-*", act: "manage" }), wanted);
+  assert.equal(answer.status, 200, await answer.clone().text());
+  assert.equal(answer.headers.get("cache-control"), "no-store");
+  const minted = await answer.json();
+  assert.deepEqual(await (await admit(minted.token)).json(), { stream: "team-a" });
+  const { keys } = await (await fetch(`${edge.url}/.well-known/jwks.json`)).json();
+  assert.deepEqual(keys.map(({ kid, x }) => [kid, x]).sort(), [owner, old].map(({ kid, x }) => [kid, x]).sort());
+  for (const [bearer, body, status] of [
+    [undefined, wanted, 401],
+    ["nonsense", wanted, 401],
+    [token({ act: "manage", stream: "*", exp: now - 1 }), wanted, 401],
+    [token({ act: "publish", stream: "*" }), wanted, 403],
+    [teams({ stream: "team-*", act: "manage" }), { ...wanted, stream: "main" }, 403],
+    [token({ act: "manage", stream: "*" }), { ...wanted, more: 1 }, 400],
+    [token({ act: "manage", stream: "*" }), { ...wanted, sub: "x".repeat(300) }, 400],
+  ]) {
+    const refused = await ask(bearer, body);
+    assertProblem(refused, await refused.text(), status);
+  }
+});
+
+test("without keys no token is good, and encoders go on with their stream keys", async () => {
+  const bare = await newState();
+  const other = await startEdge({ state: bare, vars: { LINK_SECRET: SECRET } });
+  try {
+    const { key } = await newStream(other, "main");
+    const asked = (key) => internal(other.url, SECRET, "POST", "/internal/admit", JSON.stringify({ key, stream: null, peer: "192.0.2.1:5000" }));
+    assert.equal((await asked(key)).status, 200);
+    assert.equal((await asked(token())).status, 403);
+    assert.deepEqual(await (await fetch(`${other.url}/.well-known/jwks.json`)).json(), { keys: [] });
+    const refused = await fetch(`${other.url}/api/tokens`, { method: "POST", headers: { authorization: `Bearer ${token({ act: "manage" })}` }, body: "{}" });
+    assertProblem(refused, await refused.text(), 404);
+  } finally {
+    await other.stop();
+    await bare.remove();
+  }
+});
