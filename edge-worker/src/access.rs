@@ -26,6 +26,8 @@ pub const INSTALLATION: &str = "ghost-live";
 
 /// How long a token is good where nobody said, seconds.
 const DAY_S: u64 = 24 * 3_600;
+/// How long one is good at the most that somebody asked for with another, seconds: whoever gave that one to them may take it back.
+const DELEGATED_S: u64 = 30 * DAY_S;
 
 /// Somebody else who signs tokens for this installation: a team's own backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +116,9 @@ impl Access {
                 kid,
                 tenant,
             } = issuer;
+            if issuer == installation {
+                return Err(KeyError::Own(issuer.clone()));
+            }
             keys.trust(VerifyingKey::new(
                 issuer,
                 tenant,
@@ -161,10 +166,12 @@ impl Access {
         Ok(stream)
     }
 
-    /// A token for somebody who has one that lets them manage all of those streams. `random` becomes its id.
+    /// A token for somebody who has one that lets them manage all of those streams. `random` becomes its id. It ends with the one that it
+    /// was asked for with, with the key that signed that one, and after 30 days; where it lets somebody manage, it can be used from no
+    /// more networks.
     ///
     /// # Errors
-    /// [`NotMinted`].
+    /// [`NotMinted`]; [`Refusal::Address`] also for networks that whoever asks may not use.
     pub fn mint(
         &self,
         bearer: &str,
@@ -176,9 +183,25 @@ impl Access {
         let grant = self.keys.verify(bearer, &self.installation, now_unix_ms)?;
         grant.allows_all(Action::Manage, &wanted.stream, address)?;
         let holder = grant.claims();
-        // What a token gave away ends with it.
-        let last = Some(holder.exp);
-        self.sign(wanted, &holder.sub, last, random, now_unix_ms)
+        let retires = grant.key_retires_unix_ms().map(Seconds::of_unix_ms);
+        let longest = after(now_unix_ms, DELEGATED_S);
+        let ends = [Some(holder.exp), holder.sess_exp, retires, Some(longest)];
+        let mut wanted = wanted.clone();
+        if wanted.act.contains(Action::Manage) && !holder.ip.is_empty() {
+            if wanted.ip.is_empty() {
+                wanted.ip.clone_from(&holder.ip);
+            }
+            let usable = |net: &ipnet::IpNet| holder.ip.iter().any(|own| own.contains(net));
+            if !wanted.ip.iter().all(usable) {
+                return Err(Refusal::Address.into());
+            }
+        }
+        let bounds = Bounds {
+            holder: &holder.sub,
+            last: ends.into_iter().flatten().min(),
+            session: holder.sess_exp,
+        };
+        self.sign(&wanted, &bounds, random, now_unix_ms)
     }
 
     /// A token, at the owner's word.
@@ -191,32 +214,35 @@ impl Access {
         random: [u8; 12],
         now_unix_ms: i64,
     ) -> Result<Minted, NotMinted> {
-        self.sign(wanted, "owner", None, random, now_unix_ms)
+        let bounds = Bounds {
+            holder: "owner",
+            last: None,
+            session: None,
+        };
+        self.sign(wanted, &bounds, random, now_unix_ms)
     }
 
     fn sign(
         &self,
         wanted: &Wanted,
-        holder: &str,
-        last: Option<Seconds>,
+        bounds: &Bounds<'_>,
         random: [u8; 12],
         now_unix_ms: i64,
     ) -> Result<Minted, NotMinted> {
         let ahead = |seconds: u64| {
-            let ms = i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
-            let at = Seconds::of_unix_ms(now_unix_ms.saturating_add(ms));
-            last.map_or(at, |last| at.min(last))
+            let at = after(now_unix_ms, seconds);
+            bounds.last.map_or(at, |last| at.min(last))
         };
         let claims = Claims {
             iss: self.installation.clone(),
             aud: Audience::One(self.installation.clone()),
-            sub: wanted.sub.clone().unwrap_or_else(|| holder.to_owned()),
+            sub: (wanted.sub.clone()).unwrap_or_else(|| bounds.holder.to_owned()),
             stream: wanted.stream.clone(),
             act: wanted.act,
             nbf: None,
             iat: Some(Seconds::of_unix_ms(now_unix_ms)),
             exp: ahead(wanted.for_s.unwrap_or(DAY_S)),
-            sess_exp: wanted.session_s.map(ahead),
+            sess_exp: wanted.session_s.map(ahead).or(bounds.session),
             ip: wanted.ip.clone(),
             max: wanted.max,
             jti: data_encoding::BASE64URL_NOPAD.encode(&random),
@@ -228,6 +254,22 @@ impl Access {
             exp: claims.exp,
         })
     }
+}
+
+/// What a new token owes to whoever asked for it.
+struct Bounds<'a> {
+    /// Whom it is for where nobody is named.
+    holder: &'a str,
+    /// When it ends at the latest.
+    last: Option<Seconds>,
+    /// When its sessions end where nothing is said.
+    session: Option<Seconds>,
+}
+
+/// So many seconds from now.
+fn after(now_unix_ms: i64, seconds: u64) -> Seconds {
+    let ms = i64::try_from(seconds.saturating_mul(1_000)).unwrap_or(i64::MAX);
+    Seconds::of_unix_ms(now_unix_ms.saturating_add(ms))
 }
 
 /// Whether a publisher's key is a token: a static key has no dot, and a token two.

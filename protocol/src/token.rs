@@ -67,7 +67,7 @@ pub enum Refusal {
     /// `aud` names another installation.
     #[error("the token is for another installation")]
     Audience,
-    /// `nbf` is to come.
+    /// `nbf` or `iat` is to come.
     #[error("the token is not valid yet")]
     NotYet,
     /// `exp` or `sess_exp` has passed.
@@ -102,6 +102,7 @@ pub struct Ask<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     claims: Claims,
+    key_retires_unix_ms: Option<i64>,
 }
 
 impl Grant {
@@ -149,6 +150,11 @@ impl Grant {
         Ok(())
     }
 
+    /// When the key that signed it retires, if that is known, Unix milliseconds: what is made on its word ends no later.
+    pub fn key_retires_unix_ms(&self) -> Option<i64> {
+        self.key_retires_unix_ms
+    }
+
     /// When a session that it began ends by itself, Unix milliseconds.
     pub fn session_ends_unix_ms(&self) -> Option<i64> {
         self.claims.sess_exp.map(Seconds::unix_ms)
@@ -157,9 +163,15 @@ impl Grant {
     /// Whether it may begin a session at this time.
     fn timely(&self, now_unix_ms: i64) -> Result<(), Refusal> {
         let Claims {
-            nbf, exp, sess_exp, ..
+            nbf,
+            iat,
+            exp,
+            sess_exp,
+            ..
         } = &self.claims;
-        if nbf.is_some_and(|nbf| nbf.unix_ms() > now_unix_ms.saturating_add(AHEAD_MS)) {
+        let to_come = |at: Seconds| at.unix_ms() > now_unix_ms.saturating_add(AHEAD_MS);
+        // One that says that it was issued in the future would outlast every revocation of its subject.
+        if nbf.is_some_and(to_come) || iat.is_some_and(to_come) {
             return Err(Refusal::NotYet);
         }
         let over = |at: Seconds| at.unix_ms() <= now_unix_ms;

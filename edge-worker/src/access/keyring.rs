@@ -57,8 +57,7 @@ impl Key {
 }
 
 /// The keys, newest first; at least one. Its `Debug` shows no seed.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct Keyring {
     keys: Vec<Key>,
 }
@@ -76,14 +75,19 @@ impl Keyring {
     /// # Errors
     /// [`KeyringError`].
     pub fn from_json(text: &str) -> Result<Self, KeyringError> {
-        let ring: Self = serde_json::from_str(text).map_err(|_| KeyringError::Malformed)?;
-        if !(1..=MAX_KEYS).contains(&ring.keys.len()) {
-            return Err(KeyringError::Count(ring.keys.len()));
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Kept {
+            keys: Vec<Key>,
         }
-        if ring.keys.iter().any(|key| key.bytes().is_none()) {
+        let Kept { keys } = serde_json::from_str(text).map_err(|_| KeyringError::Malformed)?;
+        if !(1..=MAX_KEYS).contains(&keys.len()) {
+            return Err(KeyringError::Count(keys.len()));
+        }
+        if keys.iter().any(|key| key.bytes().is_none()) {
             return Err(KeyringError::Malformed);
         }
-        Ok(ring)
+        Ok(Self { keys })
     }
 
     /// To be kept as a secret.

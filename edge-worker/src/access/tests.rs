@@ -88,7 +88,7 @@ fn who_manages_streams_mints_for_those_and_for_no_longer_than_they_may_themselve
     let long = Wanted {
         for_s: Some(u64::MAX),
         session_s: Some(u64::MAX),
-        ..wanted("team-a", &[Action::Watch, Action::Manage])
+        ..wanted("team-a", &[Action::Watch, Action::Chat])
     };
     let minted = mint(&long).unwrap();
     let ask = |action, stream| Ask {
@@ -123,6 +123,82 @@ fn who_manages_streams_mints_for_those_and_for_no_longer_than_they_may_themselve
     for nobody in ["", "x", "a.b.c"] {
         assert!(access.mint(nobody, home(), &long, [4; 12], NOW).is_err());
     }
+}
+
+#[test]
+fn what_is_asked_for_ends_with_whoever_asked_and_reaches_no_further() {
+    let minted = |access: &Access, bearer: &str, wanted: &Wanted, now| {
+        let minted = access.mint(bearer, home(), wanted, [5; 12], now)?;
+        let ask = Ask {
+            action: Action::Manage,
+            stream: &"main".parse().unwrap(),
+            address: home(),
+        };
+        Ok::<_, NotMinted>(
+            access
+                .check(&minted.token, &ask, now)
+                .unwrap()
+                .claims()
+                .clone(),
+        )
+    };
+    let access = access();
+    let manage = wanted("main", &[Action::Manage]);
+    // With the session of the one it was asked for with, though that one's own time is longer.
+    let short = Wanted {
+        session_s: Some(60),
+        ..manage.clone()
+    };
+    let child = minted(&access, &owners(&access, &short), &manage, NOW).unwrap();
+    let ends = Seconds::of_unix_ms(NOW + 60_000);
+    assert_eq!((child.exp, child.sess_exp), (ends, Some(ends)));
+    // After 30 days.
+    let long = Wanted {
+        for_s: Some(u64::MAX),
+        ..manage.clone()
+    };
+    let child = minted(&access, &owners(&access, &long), &long, NOW).unwrap();
+    assert_eq!(child.exp.unix_ms(), NOW + 30 * 86_400_000);
+    // With the key of the one it was asked for with.
+    let before = owners(&access, &long);
+    let mut ring = Keyring::new(&[1; 32], NOW);
+    ring.rotate(&[2; 32], 5_000, NOW).unwrap();
+    let rotated = Access::new(INSTALLATION, ring, &[]).unwrap();
+    let child = minted(&rotated, &before, &long, NOW).unwrap();
+    assert_eq!(child.exp.unix_ms(), NOW + 5_000);
+    // From no more networks, where it can manage; viewers may be anywhere.
+    let bound = Wanted {
+        ip: vec!["192.0.2.0/24".parse().unwrap()],
+        ..manage.clone()
+    };
+    let bearer = owners(&access, &bound);
+    assert_eq!(minted(&access, &bearer, &manage, NOW).unwrap().ip, bound.ip);
+    let wide = Wanted {
+        ip: vec!["192.0.0.0/16".parse().unwrap()],
+        ..manage.clone()
+    };
+    let refused = minted(&access, &bearer, &wide, NOW);
+    assert_eq!(refused, Err(Refusal::Address.into()));
+    let viewer = access.mint(
+        &bearer,
+        home(),
+        &wanted("main", &[Action::Watch]),
+        [5; 12],
+        NOW,
+    );
+    assert!(viewer.is_ok());
+}
+
+#[test]
+fn nobody_else_signs_in_this_installation_s_name() {
+    let issuer = Issuer {
+        issuer: INSTALLATION.to_owned(),
+        public_key: "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo".to_owned(),
+        kid: None,
+        tenant: "team-".to_owned(),
+    };
+    let refused = Access::new(INSTALLATION, Keyring::new(&[1; 32], NOW), &[issuer]);
+    assert_eq!(refused.unwrap_err(), KeyError::Own(INSTALLATION.to_owned()));
 }
 
 #[test]

@@ -3,16 +3,17 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::{Duration, Instant},
 };
 
 use protocol::token::KeyError;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use super::{
     files::{self, FileError},
-    lock, wall_unix_ms,
+    wall_unix_ms,
 };
 use crate::access::{Access, INSTALLATION, Issuer, Keyring, KeyringError};
 
@@ -48,7 +49,7 @@ pub enum AccessError {
     #[error("{0}: {1}")]
     Keyring(PathBuf, KeyringError),
     /// A key of the configuration is none, or two have one id.
-    #[error("access.issuers: {0}")]
+    #[error("access: {0}")]
     Issuer(#[from] KeyError),
     /// The system gives no random bytes.
     #[error("the system gives no random bytes")]
@@ -59,22 +60,53 @@ fn path(folder: &Path) -> PathBuf {
     folder.join("token-keys.json")
 }
 
+/// What the file says; `None` where there is none.
+fn read(path: &Path) -> Result<Option<Keyring>, AccessError> {
+    match fs::read_to_string(path).map(Zeroizing::new) {
+        Ok(text) => match Keyring::from_json(&text) {
+            Ok(keyring) => Ok(Some(keyring)),
+            Err(error) => Err(AccessError::Keyring(path.to_owned(), error)),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(io_error(path, source)),
+    }
+}
+
+fn io_error(path: &Path, source: io::Error) -> AccessError {
+    let path = path.to_owned();
+    FileError::Io { path, source }.into()
+}
+
+/// Changes the keys while no other process does: two that start at once must not each make some.
+fn change(
+    folder: &Path,
+    change: impl FnOnce(Option<Keyring>, &Path) -> Result<Keyring, AccessError>,
+) -> Result<Keyring, AccessError> {
+    files::make_folder(folder)?;
+    let guard = folder.join("token-keys.lock");
+    let locked = fs::File::create(&guard).and_then(|file| file.lock().map(|()| file));
+    let _locked = locked.map_err(|source| io_error(&guard, source))?;
+    let path = path(folder);
+    let before = read(&path)?;
+    let keyring = change(before.clone(), &path)?;
+    if before.as_ref() != Some(&keyring) {
+        files::write(&path, keyring.to_json().as_bytes())?;
+    }
+    Ok(keyring)
+}
+
 /// The token keys of that edge folder; a first one is made where there is none.
 ///
 /// # Errors
 /// [`AccessError`].
 pub fn load_keyring(folder: &Path) -> Result<Keyring, AccessError> {
-    let path = path(folder);
-    match fs::read_to_string(&path) {
-        Ok(text) => Keyring::from_json(&text).map_err(|error| AccessError::Keyring(path, error)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let keyring = Keyring::new(&*seed()?, wall_unix_ms());
-            files::make_folder(folder)?;
-            files::write(&path, keyring.to_json().as_bytes())?;
-            Ok(keyring)
-        }
-        Err(source) => Err(FileError::Io { path, source }.into()),
+    if let Some(keyring) = read(&path(folder))? {
+        return Ok(keyring);
     }
+    change(folder, |before, _| match before {
+        Some(keyring) => Ok(keyring),
+        None => Ok(Keyring::new(&*seed()?, wall_unix_ms())),
+    })
 }
 
 /// Signs with a new key from now on; what was signed before is good until `overlap` has passed. A running edge takes it up by itself.
@@ -82,18 +114,20 @@ pub fn load_keyring(folder: &Path) -> Result<Keyring, AccessError> {
 /// # Errors
 /// [`AccessError`].
 pub fn rotate_keyring(folder: &Path, overlap: Duration) -> Result<Keyring, AccessError> {
-    let mut keyring = load_keyring(folder)?;
     let overlap_ms = i64::try_from(overlap.as_millis()).unwrap_or(i64::MAX);
-    let path = path(folder);
-    keyring
-        .rotate(&*seed()?, overlap_ms, wall_unix_ms())
-        .map_err(|error| AccessError::Keyring(path.clone(), error))?;
-    files::write(&path, keyring.to_json().as_bytes())?;
-    Ok(keyring)
+    change(folder, |before, path| {
+        let now = wall_unix_ms();
+        let Some(mut keyring) = before else {
+            return Ok(Keyring::new(&*seed()?, now));
+        };
+        let rotated = keyring.rotate(&*seed()?, overlap_ms, now);
+        rotated.map_err(|error| AccessError::Keyring(path.to_owned(), error))?;
+        Ok(keyring)
+    })
 }
 
-fn seed() -> Result<zeroize::Zeroizing<[u8; 32]>, AccessError> {
-    let mut seed = zeroize::Zeroizing::new([0; 32]);
+fn seed() -> Result<Zeroizing<[u8; 32]>, AccessError> {
+    let mut seed = Zeroizing::new([0; 32]);
     getrandom::fill(&mut *seed).map_err(|_| AccessError::Random)?;
     Ok(seed)
 }
@@ -103,14 +137,15 @@ fn seed() -> Result<zeroize::Zeroizing<[u8; 32]>, AccessError> {
 pub(super) struct Keeper {
     folder: PathBuf,
     config: Config,
-    now: Mutex<Now>,
+    access: RwLock<Arc<Access>>,
+    /// Held by the one request a second that looks at the file; the others do not wait for the disk.
+    look: Mutex<Look>,
 }
 
 #[derive(Debug)]
-struct Now {
-    access: Arc<Access>,
+struct Look {
     keyring: Keyring,
-    looked: Instant,
+    at: Instant,
     /// That the file cannot be read was said.
     complained: bool,
 }
@@ -121,10 +156,10 @@ impl Keeper {
         let keyring = load_keyring(folder)?;
         let access = Access::new(&config.installation, keyring.clone(), &config.issuers)?;
         Ok(Self {
-            now: Mutex::new(Now {
-                access: Arc::new(access),
+            access: RwLock::new(Arc::new(access)),
+            look: Mutex::new(Look {
                 keyring,
-                looked: Instant::now(),
+                at: Instant::now(),
                 complained: false,
             }),
             folder: folder.to_owned(),
@@ -134,29 +169,34 @@ impl Keeper {
 
     /// What decides now. Another process (`ghost-live token rotate`) may have written the file, which is seen within a second.
     pub(super) fn access(&self) -> Arc<Access> {
-        let mut now = lock(&self.now);
-        if now.looked.elapsed() >= LOOK_EVERY {
-            now.looked = Instant::now();
-            match self.look(&now.keyring) {
-                Ok(None) => now.complained = false,
+        if let Ok(mut look) = self.look.try_lock()
+            && look.at.elapsed() >= LOOK_EVERY
+        {
+            look.at = Instant::now();
+            match self.changed(&look.keyring) {
+                Ok(None) => look.complained = false,
                 Ok(Some((keyring, access))) => {
-                    now.access = Arc::new(access);
-                    now.keyring = keyring;
-                    now.complained = false;
+                    look.keyring = keyring;
+                    look.complained = false;
+                    *self.access.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(access);
                 }
-                Err(error) if !now.complained => {
-                    now.complained = true;
-                    tracing::error!(%error, "the token keys changed and cannot be read: those before stay in force");
+                Err(error) if !look.complained => {
+                    look.complained = true;
+                    tracing::error!(%error, "the token keys cannot be read: those before stay in force");
                 }
                 Err(_) => {}
             }
         }
-        now.access.clone()
+        let access = self.access.read();
+        access.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The keys of the file when they are others. It is read whole, a kilobyte: its time and length can stay as they were.
-    fn look(&self, known: &Keyring) -> Result<Option<(Keyring, Access)>, AccessError> {
-        let keyring = load_keyring(&self.folder)?;
+    fn changed(&self, known: &Keyring) -> Result<Option<(Keyring, Access)>, AccessError> {
+        let path = path(&self.folder);
+        // One that is gone may be on its way back: a new one in its place would void every token.
+        let keyring =
+            read(&path)?.ok_or_else(|| io_error(&path, io::ErrorKind::NotFound.into()))?;
         if keyring == *known {
             return Ok(None);
         }

@@ -1495,6 +1495,22 @@ mod tokens {
         bench.end().await;
     }
 
+    #[test]
+    fn processes_that_start_at_once_have_the_same_first_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let starts: Vec<_> = (0..8)
+            .map(|_| {
+                let folder = folder.path().to_owned();
+                std::thread::spawn(move || load_keyring(&folder).unwrap())
+            })
+            .collect();
+        let rings: Vec<_> = starts
+            .into_iter()
+            .map(|start| start.join().unwrap())
+            .collect();
+        assert!(rings.windows(2).all(|pair| pair[0] == pair[1]));
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_key_that_was_rotated_beside_the_running_edge_is_in_force_within_a_second() {
         let bench = Bench::start().await;
@@ -1523,11 +1539,20 @@ mod tokens {
             let mode = std::fs::metadata(&path).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600);
         }
+        let kept = std::fs::read(&path).unwrap();
         std::fs::write(&path, "broken").unwrap();
         tokio::time::sleep(Duration::from_millis(1_100)).await;
         assert!(publishes(&bench, &after).await.is_ok());
+        // Nor does one that is gone, and nothing is put in its place.
+        std::fs::remove_file(&path).unwrap();
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        assert!(publishes(&bench, &after).await.is_ok());
+        assert!(!path.exists());
+        std::fs::write(&path, "broken").unwrap();
         let refused = load_keyring(&folder(&bench)).unwrap_err().to_string();
         assert!(refused.contains("token-keys.json"), "{refused}");
+        std::fs::write(&path, kept).unwrap();
+        assert!(load_keyring(&folder(&bench)).is_ok());
         bench.end().await;
     }
 }

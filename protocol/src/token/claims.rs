@@ -19,7 +19,7 @@ pub enum Action {
     Chat,
     /// Delete messages, time out and ban in a stream's chat.
     Moderate,
-    /// Change a stream, mint tokens for it, see and end its sessions. For `*`: everything.
+    /// Change a stream, mint tokens for it, see and end its sessions. For `*`: the administrator.
     Manage,
 }
 

@@ -30,6 +30,9 @@ pub enum KeyError {
     /// The tenant is not the beginning of stream names.
     #[error("{0:?} is not the beginning of stream names: use a-z, 0-9, '_' and '-'")]
     Tenant(String),
+    /// Somebody else would sign in this installation's own name.
+    #[error("{0:?} is this installation's own name: give the issuer another")]
+    Own(String),
     /// Two keys have one id.
     #[error("two keys have the id {0:?}: give one of them another")]
     Twice(String),
@@ -313,7 +316,10 @@ impl KeySet {
         if !claims.stream.within(&key.tenant) {
             return Err(Refusal::Stream);
         }
-        let grant = Grant { claims };
+        let grant = Grant {
+            claims,
+            key_retires_unix_ms: key.retires_unix_ms,
+        };
         grant.timely(now_unix_ms)?;
         Ok(grant)
     }

@@ -187,6 +187,18 @@ fn times_are_compared_with_the_time_that_is_passed_in() {
 }
 
 #[test]
+fn a_token_from_the_future_is_not_valid_yet() {
+    // It would outlast every revocation of its subject.
+    let claims = |seconds| Claims {
+        iat: Some(at(NOW_S + seconds)),
+        ..watch("main")
+    };
+    let mint = |seconds| signer(HERE, 1).mint(&claims(seconds)).unwrap();
+    assert!(verify(&mint(10)).is_ok(), "a fast clock is forgiven");
+    assert_eq!(verify(&mint(11)), Err(Refusal::NotYet));
+}
+
+#[test]
 fn an_issuer_signs_for_its_own_tenant_and_in_its_own_name() {
     let team = signer("team", 2);
     let good = claims("team", "team-*", &[Action::Manage]);
