@@ -175,7 +175,7 @@ impl Edge for Everybody {
         let name: Result<StreamName, _> =
             question.key.split('_').next().unwrap_or_default().parse();
         async move {
-            name.map(|stream| Admission { stream })
+            name.map(Admission::of)
                 .map_err(|_| EdgeError::Refused("The stream key is wrong.".into()))
         }
         .boxed()

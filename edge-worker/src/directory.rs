@@ -310,9 +310,7 @@ pub fn admit(question: &Admit, stream: Option<&Stream>) -> Result<Admission, Ref
     }
     match &question.stream {
         Some(stream) if *stream != kept.name => Err(Refusal::OtherStream),
-        _ => Ok(Admission {
-            stream: kept.name.clone(),
-        }),
+        _ => Ok(Admission::of(kept.name.clone())),
     }
 }
 

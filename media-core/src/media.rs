@@ -131,7 +131,7 @@ pub struct Received {
 /// How a publisher's connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PublisherEnd {
-    /// The encoder unpublished: the broadcast ends at once.
+    /// The encoder unpublished, or its time is over: the broadcast ends at once.
     Unpublished,
     /// The connection was cut: the broadcast waits for it to come back.
     Cut,

@@ -34,6 +34,19 @@ pub struct Admit {
 pub struct Admission {
     /// As this stream.
     pub stream: StreamName,
+    /// When the session ends whatever it does, Unix milliseconds; never when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_unix_ms: Option<i64>,
+}
+
+impl Admission {
+    /// As this stream, for as long as it lasts.
+    pub fn of(stream: StreamName) -> Self {
+        Self {
+            stream,
+            ends_unix_ms: None,
+        }
+    }
 }
 
 /// A publisher of this stream has come: which broadcast is it?

@@ -369,7 +369,7 @@ pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Res
         };
         return match find_stream(env, sql::stream(&stream)).await? {
             Some(_) => {
-                let admission = Admission { stream };
+                let admission = Admission::of(stream);
                 answer::json(Some(route), StatusCode::OK, Caching::Never, &admission)
             }
             None => {

@@ -280,7 +280,7 @@ impl Edge {
         if access::is_token(&question.key) {
             let stream = self.access().publish(question, super::wall_unix_ms())?;
             return match directory.stream(&stream) {
-                Some(_) => Ok(Admission { stream }),
+                Some(_) => Ok(Admission::of(stream)),
                 None => Err(Refusal::NoStream(stream).into()),
             };
         }

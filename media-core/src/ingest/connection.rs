@@ -1,9 +1,14 @@
 //! One connection, from its first byte to its end: a thin driver of [`rtmp::Session`] with deadlines.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use protocol::{
-    internal::Admit,
+    internal::{Admission, Admit},
     names::StreamName,
     per_address::{Full, OfAddress},
 };
@@ -87,6 +92,8 @@ enum Cause {
     Bitrate(u64),
     #[error("refused: {0}")]
     Refused(String),
+    #[error("the time for which it was admitted is over")]
+    Expired,
     #[error("another publisher took over")]
     TakenOver,
     #[error("the server ended it")]
@@ -101,7 +108,7 @@ pub(super) async fn serve(tcp: TcpStream, mut admitting: Admitting) {
     let Admitting { peer, protocol, .. } = admitting;
     let stream = stream.as_ref().map(StreamName::as_str);
     match cause {
-        Cause::Unpublished | Cause::Stop => {
+        Cause::Unpublished | Cause::Stop | Cause::Expired => {
             info!(%peer, %protocol, stream, reason = %cause, "publisher ended")
         }
         // Port scanners and health checks.
@@ -302,7 +309,11 @@ async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
         () = stop.cancelled() => Err(Denial::new(Refusal::Failed, "The server is going down.", None)),
         admitted = admit(&request, admitting) => admitted,
     };
-    let (claim, sender) = match admitted {
+    let Admitted {
+        claim,
+        sender,
+        ends_unix_ms,
+    } = match admitted {
         Ok(admitted) => admitted,
         Err(denial) => {
             connection.session.refuse(denial.refusal, &denial.sentence);
@@ -315,7 +326,42 @@ async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
     drop(admitting.unadmitted_of_address.take());
     let encoder = request.encoder.as_deref().map(printable);
     info!(peer = %admitting.peer, protocol = %admitting.protocol, stream = %claim.stream(), encoder, "publisher admitted");
-    media(connection, claim, sender, &admitting.shared).await
+    let expired = expired(ends_unix_ms);
+    media(connection, claim, sender, expired, &admitting.shared).await
+}
+
+/// How often the clock is looked at for a publisher whose time is bounded: a machine that slept, or whose clock was set, is noticed.
+const EXPIRY_LOOK: Duration = Duration::from_secs(1);
+
+/// Done once the wall clock, which whoever said when it ends goes by, is there; never where nobody said.
+async fn expired(ends_unix_ms: Option<i64>) {
+    let Some(ends) = ends_unix_ms else {
+        return std::future::pending().await;
+    };
+    loop {
+        let left = ends.saturating_sub(wall_unix_ms());
+        match u64::try_from(left) {
+            Ok(left @ 1..) => {
+                tokio::time::sleep(Duration::from_millis(left).min(EXPIRY_LOOK)).await
+            }
+            _ => return,
+        }
+    }
+}
+
+fn wall_unix_ms() -> i64 {
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
+
+/// A publisher that was let in.
+struct Admitted {
+    claim: Claim,
+    sender: queue::Sender,
+    /// When it ends whatever it does.
+    ends_unix_ms: Option<i64>,
 }
 
 /// Why a publisher is not admitted.
@@ -340,10 +386,7 @@ impl Denial {
 }
 
 /// Asks the edge, claims the stream and hands the publisher over.
-async fn admit(
-    request: &PublishRequest,
-    admitting: &Admitting,
-) -> Result<(Claim, queue::Sender), Denial> {
+async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitted, Denial> {
     let shared = &admitting.shared;
     let credentials = address::credentials(request).map_err(|error| match error {
         // What is no stream's name may be a key in the wrong field: the encoder's user may see it again, the log may not.
@@ -380,7 +423,10 @@ async fn admit(
             )));
         }
     };
-    let stream = admission.stream;
+    let Admission {
+        stream,
+        ends_unix_ms,
+    } = admission;
     let claim = shared.live.claim(
         &stream,
         shared.config.second_publisher,
@@ -402,7 +448,11 @@ async fn admit(
         cut: claim.cut().clone(),
     };
     match shared.accept.accept(publisher) {
-        Ok(()) => Ok((claim, sender)),
+        Ok(()) => Ok(Admitted {
+            claim,
+            sender,
+            ends_unix_ms,
+        }),
         Err(error) => Err(Denial::new(Refusal::Failed, &error.0, Some(stream))),
     }
 }
@@ -412,12 +462,14 @@ async fn media<S: AsyncRead + AsyncWrite + Unpin>(
     mut connection: Connection<S>,
     claim: Claim,
     mut sender: queue::Sender,
+    expired: impl Future<Output = ()>,
     shared: &Shared,
 ) -> (Option<StreamName>, Cause) {
-    let cause = pump(&mut connection, &claim, &mut sender, shared).await;
+    let cause = pump(&mut connection, &claim, &mut sender, expired, shared).await;
     let stream = claim.stream().clone();
     match &cause {
-        Cause::Unpublished => sender.unpublished(),
+        // Whose time is over does not come back: nobody waits for it.
+        Cause::Unpublished | Cause::Expired => sender.unpublished(),
         _ => drop(sender),
     }
     drop(claim);
@@ -426,7 +478,7 @@ async fn media<S: AsyncRead + AsyncWrite + Unpin>(
         Cause::Flv(error) => connection
             .session
             .refuse(Refusal::Failed, &error.to_string()),
-        Cause::Bitrate(_) | Cause::Cut | Cause::Stop | Cause::Silent(_) => {
+        Cause::Bitrate(_) | Cause::Cut | Cause::Expired | Cause::Stop | Cause::Silent(_) => {
             connection
                 .session
                 .refuse(Refusal::Failed, &cause.to_string());
@@ -444,6 +496,7 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
     claim: &Claim,
     sender: &mut queue::Sender,
+    expired: impl Future<Output = ()>,
     shared: &Shared,
 ) -> Cause {
     let config = &shared.config;
@@ -451,7 +504,7 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
     let mut ceiling = Ceiling::new(config.max_bitrate_bps, shared.started.elapsed());
     let mut events = Vec::new();
     let silence = tokio::time::sleep(config.silence());
-    tokio::pin!(silence);
+    tokio::pin!(silence, expired);
     loop {
         let now = shared.started.elapsed();
         match take_events(&mut connection.session, &mut demuxer, &mut events) {
@@ -485,6 +538,7 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
                 return if claim.is_taken_over() { Cause::TakenOver } else { Cause::Cut };
             }
             () = sender.closed() => return Cause::Cut,
+            () = &mut expired => return Cause::Expired,
             // Ahead of reading: a peer that always has something to say, and never audio or video, is silent.
             () = &mut silence => return Cause::Silent(config.silence()),
             read = connection.read() => match read {

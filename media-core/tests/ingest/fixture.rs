@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     process::{Output, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::{FutureExt, future::BoxFuture};
@@ -29,6 +29,10 @@ use tokio_util::sync::CancellationToken;
 /// Publishes as stream `demo`.
 pub(super) const KEY: &str = "main_abcdefghijklmnopqrstuvwxyz";
 
+/// As [`KEY`], for so long.
+pub(super) const SHORT_KEY: &str = "short_abcdefghijklmnopqrstuvwxyz";
+pub(super) const SHORT: Duration = Duration::from_millis(1_500);
+
 /// The edge does not answer about this one.
 pub(super) const UNANSWERED_KEY: &str = "slow_abcdefghijklmnopqrstuvwxyz";
 
@@ -48,8 +52,9 @@ impl Edge for TestEdge {
             let stream = question.stream.clone();
             self.asked.lock().unwrap().push(question);
             match key.as_str() {
-                KEY => Ok(Admission {
+                KEY | SHORT_KEY => Ok(Admission {
                     stream: stream.unwrap_or_else(|| "demo".parse().unwrap()),
+                    ends_unix_ms: (key == SHORT_KEY).then(|| unix_ms(SystemTime::now() + SHORT)),
                 }),
                 UNANSWERED_KEY => std::future::pending().await,
                 _ => Err(EdgeError::Refused("The stream key is wrong.".into())),
@@ -65,6 +70,11 @@ impl Edge for TestEdge {
     fn connect(&self, _: BroadcastId) -> BoxFuture<'_, Result<Link, EdgeError>> {
         async { Err(EdgeError::Unreachable("ingest connects no link".into())) }.boxed()
     }
+}
+
+pub(super) fn unix_ms(at: SystemTime) -> i64 {
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    i64::try_from(since.as_millis()).unwrap()
 }
 
 /// A running server.

@@ -1,6 +1,6 @@
 //! Peers that are silent, slow, oversized, malformed or in the wrong place: each is cut off, and one log line says who and why.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use ghost_live_media_core::{
     ingest::rtmp::amf::Value,
@@ -10,8 +10,11 @@ use tokio::io::AsyncWriteExt;
 
 use super::{
     client::{AUDIO, Client, IDR, VIDEO},
-    fixture::{Fixture, KEY, Log, UNANSWERED_KEY, all, is_idr, until},
+    fixture::{Fixture, KEY, Log, SHORT, SHORT_KEY, UNANSWERED_KEY, all, is_idr, until},
 };
+
+/// What a session whose time is over may take to end: the 2 s.
+const BOUND: Duration = Duration::from_secs(2);
 
 #[tokio::test]
 async fn a_wrong_key_is_denied_before_any_media() {
@@ -99,6 +102,39 @@ async fn a_publisher_without_audio_or_video_is_cut_for_its_silence() {
         "no audio or video for 300ms",
     ])
     .await;
+}
+
+#[tokio::test]
+async fn a_publisher_whose_time_is_over_is_ended_in_the_midst_of_its_media() {
+    let mut server = Fixture::start().await;
+    let before = SystemTime::now();
+    let mut client = Client::publish(server.rtmp, SHORT_KEY).await;
+    let mut publisher = server.publisher().await;
+    client.video_config().await;
+    client.message(VIDEO, IDR).await;
+    until(&mut publisher, is_idr).await;
+    let (_, end) = all(&mut publisher).await;
+    let lasted = before.elapsed().unwrap();
+    assert!((SHORT..SHORT + BOUND).contains(&lasted), "{lasted:?}");
+    // Over, and not cut: nobody waits for it to come back.
+    assert_eq!(end, PublisherEnd::Unpublished);
+    let (code, description) = client.status_and_description().await;
+    assert_eq!(code, "NetStream.Failed");
+    assert!(description.contains("time"), "{description}");
+    client.closed().await;
+    let line = [
+        "publisher ended",
+        "demo",
+        "the time for which it was admitted is over",
+    ];
+    Log::line(&line).await;
+
+    // The stream is free again at once, and a publisher with no such bound stays.
+    let mut client = Client::publish(server.rtmp, KEY).await;
+    let mut publisher = server.publisher().await;
+    client.video_config().await;
+    client.message(VIDEO, IDR).await;
+    until(&mut publisher, is_idr).await;
 }
 
 #[tokio::test]

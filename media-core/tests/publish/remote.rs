@@ -86,13 +86,7 @@ async fn admit(
         Err(refusal) => return refusal.into_response(),
     };
     match question.key.as_str() {
-        "good" => (
-            proof,
-            Json(Admission {
-                stream: "demo".parse().unwrap(),
-            }),
-        )
-            .into_response(),
+        "good" => (proof, Json(Admission::of("demo".parse().unwrap()))).into_response(),
         _ => (
             StatusCode::FORBIDDEN,
             proof,
