@@ -52,7 +52,7 @@ pub(crate) async fn edge() -> Result<()> {
     };
     let edge = Edge::start(config, Arc::new(InMemory::new()), Arc::new(|_: &str| None))?;
     let stream: StreamName = "bench".parse()?;
-    edge.ensure_stream(&stream).await?;
+    edge.ensure_stream(&stream, &Default::default()).await?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let shutdown = CancellationToken::new();

@@ -10,7 +10,10 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    directory::StreamEntry,
+    directory::{
+        StreamEntry,
+        settings::{Change, Title},
+    },
     live::{Broadcast, LiveTrack},
     playlist::{iso8601, multivariant::bandwidth},
     routes::Problem,
@@ -105,6 +108,9 @@ impl OnAir {
 pub struct StreamSummary {
     /// Its name.
     pub name: StreamName,
+    /// What it is called.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<Title>,
     /// Whether it can be watched now.
     pub live: bool,
     /// Since when, ISO 8601.
@@ -117,10 +123,16 @@ pub struct StreamSummary {
 
 impl StreamSummary {
     /// `on_air` is what is watched now, and `viewers` how many were counted lately: nobody watches what is not live.
-    pub fn new(name: StreamName, on_air: Option<OnAir>, viewers: u64) -> Self {
+    pub fn new(
+        name: StreamName,
+        title: Option<Title>,
+        on_air: Option<OnAir>,
+        viewers: u64,
+    ) -> Self {
         let live = on_air.is_some();
         Self {
             name,
+            title,
             live,
             since: on_air.as_ref().map(|now| iso8601(now.since_unix_ms)),
             viewers: if live { viewers } else { 0 },
@@ -212,6 +224,18 @@ pub fn read_entry(name: &StreamName, body: &[u8]) -> Result<StreamEntry, Problem
     Ok(entry)
 }
 
+/// A change of a stream's settings.
+///
+/// # Errors
+/// A [`Problem`] when it is none, or beyond its range.
+pub fn read_change(body: &[u8]) -> Result<Change, Problem> {
+    let change: Change = read(body)?;
+    change
+        .check()
+        .map_err(|error| Problem::body(error.to_string()))?;
+    Ok(change)
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -240,7 +264,7 @@ mod tests {
     fn a_stream_is_told_of_as_the_player_reads_it() {
         let mut broadcast = on_air();
         let summary = |broadcast: &Broadcast| {
-            StreamSummary::new("demo".parse().unwrap(), OnAir::now(broadcast), 7)
+            StreamSummary::new("demo".parse().unwrap(), None, OnAir::now(broadcast), 7)
         };
         let told = serde_json::to_value(summary(&broadcast)).unwrap();
         assert_eq!(told["name"], "demo");
@@ -272,7 +296,7 @@ mod tests {
     fn the_studio_shows_where_to_publish_with_which_key() {
         let broadcast = on_air();
         let studio = |on_air| {
-            let summary = StreamSummary::new("demo".parse().unwrap(), on_air, 0);
+            let summary = StreamSummary::new("demo".parse().unwrap(), None, on_air, 0);
             let server = Server {
                 url: "rtmps://live.example.org:1936/live".to_owned(),
                 note: String::new(),

@@ -128,6 +128,7 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
     let response = match route {
         Route::Admit => directory::admit(route, request, env).await?,
         Route::PutStream(name) => directory::put_stream(route, name, request, env).await?,
+        Route::Configure(name) => directory::configure(route, name, request, env).await?,
         Route::Open => stream::open(route, request, env).await?,
         Route::Put(key) => media::put(route, key, request, env).await?,
         Route::Delete(key) => media::delete(route, key, env).await?,
@@ -200,6 +201,9 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             json(Some(route), StatusCode::OK, Caching::Never, &known.list())
         }
         Route::Stream(name) => match directory::stream(&env, &context, name).await? {
+            Some(stream) if stream.visibility().needs_token() => {
+                problem(Some(route), &Problem::token_needed())
+            }
             Some(stream) => json(
                 Some(route),
                 StatusCode::OK,

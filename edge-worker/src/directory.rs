@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use data_encoding::HEXLOWER;
 use protocol::{
     internal::{Admission, Admit},
+    limits::Limits,
     names::{BroadcastId, StreamName},
     stream_key::StreamKey,
 };
@@ -18,9 +19,11 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 pub mod seal;
+pub mod settings;
 pub mod sql;
 
 use seal::{Closed, Column, Nonce, Seal};
+use settings::{Title, Visibility};
 
 /// Why a publisher or a request about a stream is turned away. The text is for a person, and says nothing of what exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -139,6 +142,14 @@ pub struct Stream {
     pub studio_sealed: Option<String>,
     /// When it was made, Unix milliseconds.
     pub created_unix_ms: i64,
+    /// Who may watch it.
+    pub visibility: Visibility,
+    /// What it is called.
+    pub title: Option<Title>,
+    /// What it may take.
+    pub limits: Limits,
+    /// What a configuration said of these last: [`settings::Change::remembered`].
+    pub configured: Option<String>,
 }
 
 impl std::fmt::Debug for Stream {
@@ -161,6 +172,10 @@ impl Stream {
             studio_sha256: digest(&entry.studio_secret),
             studio_sealed: None,
             created_unix_ms: entry.created_unix_ms,
+            visibility: Visibility::default(),
+            title: None,
+            limits: Limits::default(),
+            configured: None,
         };
         stream.set_key(&entry.key, seal, key);
         if let Some(nonce) = studio {
@@ -386,6 +401,13 @@ impl Directory {
             self.by_key_id.remove(&before.key_id);
         }
         self.by_key_id.insert(id, name);
+    }
+
+    /// Forgets a stream.
+    pub fn remove(&mut self, name: &StreamName) {
+        if let Some(stream) = self.streams.remove(name) {
+            self.by_key_id.remove(&stream.key_id);
+        }
     }
 
     /// May this publisher publish, and as what?

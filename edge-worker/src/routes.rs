@@ -132,6 +132,8 @@ pub enum Route {
     Put(ObjectKey),
     /// `PUT /internal/streams/{stream}`.
     PutStream(StreamName),
+    /// `PUT /internal/streams/{stream}/settings`.
+    Configure(StreamName),
     /// `DELETE /internal/media/{key}`.
     Delete(ObjectKey),
     /// `OPTIONS` of any public address: a CORS preflight.
@@ -149,6 +151,7 @@ impl Route {
                 | Self::Put(_)
                 | Self::Delete(_)
                 | Self::PutStream(_)
+                | Self::Configure(_)
         )
     }
 
@@ -296,7 +299,7 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         Route::Beacon(_) | Route::RotateKey(_) | Route::Tokens | Route::Admit | Route::Open => {
             "POST, OPTIONS"
         }
-        Route::PutStream(_) => "PUT",
+        Route::PutStream(_) | Route::Configure(_) => "PUT",
         Route::Put(_) | Route::Delete(_) => "PUT, DELETE",
         _ => "GET, HEAD, OPTIONS",
     };
@@ -355,6 +358,7 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         ["internal", "admit"] => Route::Admit,
         ["internal", "broadcasts"] => Route::Open,
         ["internal", "streams", name] => Route::PutStream(stream(name)?),
+        ["internal", "streams", name, "settings"] => Route::Configure(stream(name)?),
         ["internal", "link", broadcast] => Route::Link(broadcast.parse().map_err(|_| not_found())?),
         [
             "api" | "internal" | "live" | "watch" | "embed" | "studio",

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use edge_worker::native as web;
+use edge_worker::{directory::settings::Change, native as web};
 use media_core::{
     broadcast,
     ingest::{self, Listen},
@@ -49,7 +49,7 @@ pub(crate) struct Config {
     /// Whose tokens are good.
     pub(crate) access: web::AccessConfig,
     /// The streams.
-    pub(crate) streams: BTreeMap<StreamName, Stream>,
+    pub(crate) streams: BTreeMap<StreamName, Change>,
 }
 
 impl Default for Config {
@@ -167,11 +167,6 @@ pub(crate) struct RemoteEdge {
     pub(crate) link_secret_file: Option<PathBuf>,
 }
 
-/// A stream. That it is named is all there is to say.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Stream {}
-
 /// A number that works only within a range.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limit {
@@ -221,6 +216,9 @@ impl Config {
     /// A sentence with the key.
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
         self.transcode.validate()?;
+        for (name, stream) in &self.streams {
+            (stream.check()).with_context(|| format!("[streams.{name}]"))?;
+        }
         for limit in self.limits() {
             if !(limit.low..=limit.high).contains(&limit.value) {
                 bail!(
@@ -453,10 +451,14 @@ impl Config {
     }
 
     /// The streams that there are: those of the file, or `main` where it names none.
-    pub(crate) fn stream_names(&self) -> Vec<StreamName> {
+    pub(crate) fn streams(&self) -> BTreeMap<StreamName, Change> {
+        let main = || {
+            let name = "main".parse().ok()?;
+            Some((name, Change::default()))
+        };
         match self.streams.is_empty() {
-            true => "main".parse().into_iter().collect(),
-            false => self.streams.keys().cloned().collect(),
+            true => main().into_iter().collect(),
+            false => self.streams.clone(),
         }
     }
 }
@@ -464,6 +466,8 @@ impl Config {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use edge_worker::directory::settings::LimitsChange;
+
     use super::*;
 
     /// The reference, checked here against the code.
@@ -581,7 +585,8 @@ mod tests {
                     }
                     rung
                 }
-                "[streams.NAME]" => toml::Value::try_from(Stream::default()).unwrap(),
+                "[streams.NAME]" => toml::Value::try_from(Change::default()).unwrap(),
+                "[streams.NAME.limits]" => toml::Value::try_from(LimitsChange::default()).unwrap(),
                 _ => parts.fold(defaults.clone(), |table, part| table[part].clone()),
             };
             for row in rows {

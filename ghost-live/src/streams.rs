@@ -6,7 +6,7 @@
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
 use edge_worker::{
-    directory::{Stream, StreamEntry},
+    directory::{Stream, StreamEntry, settings::Change},
     native::{Database, DatabaseError, Shared},
 };
 use media_core::{
@@ -24,17 +24,25 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(15);
 
-/// The box's streams in its folder; those of `names` that are not there yet are made, with new keys.
+/// The box's streams in its folder, with what the configuration says of them; those that are not there yet are made, with new keys.
 ///
 /// # Errors
 /// When the folder cannot be used.
-pub(crate) fn ensure(folder: &Path, names: &[StreamName]) -> Result<Database, DatabaseError> {
+pub(crate) fn ensure(
+    folder: &Path,
+    streams: &BTreeMap<StreamName, Change>,
+) -> Result<Database, DatabaseError> {
     let mut database = Database::open(folder)?;
     let now = up::unix_ms();
-    for name in names {
-        database.ensure(name, now)?;
+    for (name, configured) in streams {
+        database.ensure(name, configured, now)?;
     }
     Ok(database)
+}
+
+/// What the configuration said of a stream last.
+fn configured(stream: &Stream) -> Option<Change> {
+    serde_json::from_str(stream.configured.as_deref()?).ok()
 }
 
 /// Brings a stream to the edge, or takes over the key that the edge has for it. Also whether the entry changed.
@@ -120,6 +128,10 @@ impl Keeper {
                     );
                 }
             }
+            // The edge leaves aside what it was told before: what its API changed since stays.
+            if let Some(settings) = configured(stream) {
+                self.edge.configure_stream(&stream.name, &settings).await?;
+            }
             tracing::debug!(stream = %kept.name, "the edge knows the stream");
             self.given.insert(kept.name.clone(), kept);
         }
@@ -153,7 +165,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use std::sync::Arc;
 
-    use edge_worker::native as web;
+    use edge_worker::{directory::settings::Visibility, native as web};
     use media_core::publish::{Store, store};
     use protocol::link_auth::LinkSecret;
     use tokio::net::TcpListener;
@@ -215,6 +227,12 @@ mod tests {
         }
     }
 
+    /// Streams of which the configuration says no more than their names.
+    fn plain(names: &[StreamName]) -> BTreeMap<StreamName, Change> {
+        let streams = names.iter().cloned();
+        streams.map(|name| (name, Change::default())).collect()
+    }
+
     fn entry(folder: &Path) -> StreamEntry {
         let database = Database::open(folder).unwrap();
         let directory = database.known();
@@ -232,9 +250,9 @@ mod tests {
         let remote = remote(there.path()).await;
         let folder = here.path().join("edge");
         let names = ["main".parse().unwrap(), "second".parse().unwrap()];
-        ensure(&folder, &names).unwrap();
+        ensure(&folder, &plain(&names)).unwrap();
         let first = key(&folder);
-        let database = ensure(&folder, &names).unwrap();
+        let database = ensure(&folder, &plain(&names)).unwrap();
         assert_eq!(database.known().streams().count(), 2);
         assert_eq!(key(&folder), first, "a second start keeps the key");
 
@@ -262,7 +280,7 @@ mod tests {
             .unwrap()
             .key
             .unwrap();
-        let database = ensure(&folder, &names).unwrap();
+        let database = ensure(&folder, &plain(&names)).unwrap();
         Keeper::new(edge, database).give().await.unwrap();
         assert_eq!(key(&folder), rotated);
         assert!(!remote.admits(&before).await && remote.admits(&rotated).await);
@@ -274,7 +292,7 @@ mod tests {
         let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let folder = here.path().join("edge");
         let names = ["main".parse().unwrap()];
-        let database = ensure(&folder, &names).unwrap();
+        let database = ensure(&folder, &plain(&names)).unwrap();
         let remote = remote(there.path()).await;
         let stranger = RemoteEdge::new(&remote.address, LinkSecret::new("another secret")).unwrap();
         let refused = Keeper::new(stranger, database).give().await;
@@ -283,7 +301,7 @@ mod tests {
         let (address, secret) = (remote.address.clone(), LinkSecret::new(SECRET));
         remote.end().await;
         let gone = RemoteEdge::new(&address, secret).unwrap();
-        let database = ensure(&folder, &names).unwrap();
+        let database = ensure(&folder, &plain(&names)).unwrap();
         assert!(Keeper::new(gone, database).give().await.is_err());
     }
 
@@ -293,7 +311,7 @@ mod tests {
         let (folder, name) = (here.path().join("edge"), "main".parse().unwrap());
         let give = async |remote: &Remote| {
             let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
-            let database = ensure(&folder, std::slice::from_ref(&name)).unwrap();
+            let database = ensure(&folder, &plain(std::slice::from_ref(&name))).unwrap();
             Keeper::new(edge, database).give().await.unwrap();
         };
         let lose = async |remote: Remote| {
@@ -333,11 +351,11 @@ mod tests {
         let (folder, names) = (here.path().join("edge"), ["main".parse().unwrap()]);
         let remote = remote(there.path()).await;
         let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
-        let database = ensure(&folder, &names).unwrap();
+        let database = ensure(&folder, &plain(&names)).unwrap();
         Keeper::new(edge.clone(), database).give().await.unwrap();
         let before = key(&folder);
         std::fs::remove_file(folder.join("seal-secret")).unwrap();
-        let mut keeper = Keeper::new(edge, ensure(&folder, &names).unwrap());
+        let mut keeper = Keeper::new(edge, ensure(&folder, &plain(&names)).unwrap());
         keeper.give().await.unwrap();
         assert!(remote.admits(&before).await);
         // A new key, with a new studio link since nobody has the old one, brings them together again.
@@ -345,6 +363,36 @@ mod tests {
         assert!(other.rotate_key(&names[0], None).unwrap());
         keeper.give().await.unwrap();
         assert!(remote.admits(&key(&folder)).await && !remote.admits(&before).await);
+        remote.end().await;
+    }
+
+    #[tokio::test]
+    async fn what_the_configuration_says_of_a_stream_reaches_the_edge_once() {
+        let (there, here) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let folder = here.path().join("edge");
+        let name: StreamName = "main".parse().unwrap();
+        let remote = remote(there.path()).await;
+        let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
+        let give = async |text: &str| {
+            let change: Change = serde_json::from_str(text).unwrap();
+            let streams = BTreeMap::from([(name.clone(), change)]);
+            let database = ensure(&folder, &streams).unwrap();
+            Keeper::new(edge.clone(), database).give().await.unwrap();
+            let stream = remote.edge.stream(&name).unwrap();
+            (stream.visibility, stream.limits.max_fps)
+        };
+        let first = r#"{"visibility": "unlisted", "limits": {"max_fps": 30}}"#;
+        assert_eq!(give(first).await, (Visibility::Unlisted, Some(30)));
+        // Changed at the edge: the next start of the box, with the same words, leaves that as it is.
+        let changed = Change {
+            visibility: Some(Visibility::Token),
+            ..Change::default()
+        };
+        remote.edge.change_stream(&name, changed).await.unwrap();
+        assert_eq!(give(first).await, (Visibility::Token, Some(30)));
+        // Words that it has not heard are new; what they do not name stays.
+        let second = r#"{"visibility": "public"}"#;
+        assert_eq!(give(second).await, (Visibility::Public, Some(30)));
         remote.end().await;
     }
 }

@@ -1,6 +1,7 @@
 //! `ghost-live up`, `media-core`, `edge`: starts the parts, joins them, and ends them cleanly.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::Write as _,
     net::SocketAddr,
@@ -12,7 +13,7 @@ use std::{
 
 use anyhow::{Context, bail};
 use edge_worker::{
-    directory::{Stream, StreamEntry, seal::Seal},
+    directory::{Stream, StreamEntry, seal::Seal, settings::Change},
     native as web,
 };
 use media_core::{
@@ -134,8 +135,8 @@ pub(crate) async fn up(files: &Files, parts: Parts) -> anyhow::Result<()> {
         media = Some(hub);
         let database = web::Database::open(&edge_folder(&config))?;
         let kept = |name: &StreamName| kept(&database, name);
-        let streams = config.stream_names();
-        let first = streams.first().context("there is no stream")?;
+        let streams = config.streams();
+        let first = streams.keys().next().context("there is no stream")?;
         print_panel(
             &config,
             &kept(first)?,
@@ -319,8 +320,8 @@ async fn start_edge(
     let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;
     if let Parts::All { demo } = parts {
         // An edge alone is given its streams by the boxes.
-        for stream in stream_names(config, demo)? {
-            edge.ensure_stream(&stream).await?;
+        for (stream, configured) in streams_of(config, demo)? {
+            edge.ensure_stream(&stream, &configured).await?;
         }
     }
     let plain = match config.web.listen.0 {
@@ -380,12 +381,12 @@ pub(crate) fn edge_folder(config: &Config) -> PathBuf {
 }
 
 /// The streams of the configuration, and the test picture's.
-fn stream_names(config: &Config, demo: bool) -> anyhow::Result<Vec<StreamName>> {
-    let mut names = config.stream_names();
+fn streams_of(config: &Config, demo: bool) -> anyhow::Result<BTreeMap<StreamName, Change>> {
+    let mut streams = config.streams();
     if demo {
-        names.push(demo::STREAM.parse()?);
+        streams.entry(demo::STREAM.parse()?).or_default();
     }
-    Ok(names)
+    Ok(streams)
 }
 
 /// The edge that the configuration names.
@@ -406,7 +407,7 @@ async fn give_streams(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let folder = edge_folder(config);
-    let database = streams::ensure(&folder, &stream_names(config, demo)?)?;
+    let database = streams::ensure(&folder, &streams_of(config, demo)?)?;
     let mut keeper = Keeper::new(remote.clone(), database);
     // The panel should show the key that the edge has; but an edge that is away must not keep the box from starting.
     if tokio::time::timeout(EDGE_ANSWERS, keeper.give_until_answered())

@@ -9,6 +9,7 @@
 //! | `PUT /internal/media/{key}` | an object, where the box has no bucket of its own → 201 |
 //! | `DELETE /internal/media/{key}` | an object whose time is over → 204; 405 where the bucket deletes by its own rules |
 //! | `PUT /internal/streams/{stream}` | the stream's entry in the directory, made or replaced → 204 |
+//! | `PUT /internal/streams/{stream}/settings` | what the box's configuration says of a stream that there is → 204 |
 
 use serde::{Deserialize, Serialize};
 

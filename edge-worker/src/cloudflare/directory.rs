@@ -32,6 +32,7 @@ use crate::{
     directory::{
         self, Refusal, Stream,
         seal::Seal,
+        settings::{Title, Visibility},
         sql::{self, OnAirRow, Statement, StreamRow, Value},
     },
     routes::{Caching, Problem, Route},
@@ -62,6 +63,8 @@ pub(super) struct KnownStream {
     /// The newest broadcast that can be played, or that was played last.
     newest: Option<Newest>,
     viewers: u64,
+    visibility: Visibility,
+    title: Option<Title>,
 }
 
 #[derive(Debug, Clone)]
@@ -77,11 +80,16 @@ impl KnownStream {
         self.newest.as_ref().map(|newest| &newest.id)
     }
 
+    /// Who may watch.
+    pub(super) fn visibility(&self) -> Visibility {
+        self.visibility
+    }
+
     /// What the API says.
     pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {
         let live = self.newest.as_ref().filter(|newest| !newest.closed);
         let on_air = live.map(|live| live.on_air.clone());
-        StreamSummary::new(name.clone(), on_air, self.viewers)
+        StreamSummary::new(name.clone(), self.title.clone(), on_air, self.viewers)
     }
 }
 
@@ -91,11 +99,12 @@ impl Known {
         self.streams.contains_key(name)
     }
 
-    /// What the API says of all streams.
+    /// What the API says of the streams that are listed.
     pub(super) fn list(&self) -> StreamList {
         let streams = self.streams.iter();
+        let listed = streams.filter(|(_, stream)| stream.visibility.is_listed());
         StreamList {
-            streams: streams.map(|(name, stream)| stream.summary(name)).collect(),
+            streams: listed.map(|(name, stream)| stream.summary(name)).collect(),
         }
     }
 
@@ -238,8 +247,11 @@ pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
     let rows = statement.all().await?.results::<OnAirRow>()?;
     let mut known = Known::default();
     for row in rows {
+        let visibility = row.visibility();
         let stream = known.streams.entry(row.name).or_default();
         stream.viewers = row.viewers as u64;
+        stream.visibility = visibility;
+        stream.title = row.title.and_then(|title| title.parse().ok());
         let Some(id) = row.id else { continue };
         stream.broadcasts.insert(id.clone());
         let closed = row.closed_unix_ms.is_some();
@@ -322,7 +334,12 @@ async fn find_stream(env: &Env, statement: Statement) -> Result<Option<Stream>> 
 }
 
 async fn store(env: &Env, stream: &Stream) -> Result<()> {
-    run(env, &sql::put_stream(stream)).await?;
+    change(env, &sql::put_stream(stream)).await
+}
+
+/// Changes the streams that there are.
+async fn change(env: &Env, statement: &Statement) -> Result<()> {
+    run(env, statement).await?;
     // Whoever asks this isolate next finds the stream, though it was read a moment ago.
     READ_UNIX_MS.set(i64::MIN);
     ASKED_UNIX_MS.set(i64::MIN);
@@ -410,6 +427,34 @@ pub(super) async fn put_stream(
             return problem(Some(route), &Problem::refused(refusal.to_string()));
         }
         return Err(error);
+    }
+    answer::answer(
+        Some(route),
+        StatusCode::NO_CONTENT,
+        Caching::Never,
+        None,
+        Vec::new(),
+    )
+}
+
+/// `PUT /internal/streams/{stream}/settings`.
+pub(super) async fn configure(
+    route: &Route,
+    name: &StreamName,
+    mut request: Request,
+    env: &Env,
+) -> Result<Response> {
+    let body = question(&mut request).await?;
+    let configured = match body.and_then(|body| api::read_change(&body)) {
+        Ok(configured) => configured,
+        Err(found) => return problem(Some(route), &found),
+    };
+    if find_stream(env, sql::stream(name)).await?.is_none() {
+        let refusal = Refusal::NoStream(name.clone());
+        return problem(Some(route), &Problem::refused(refusal.to_string()));
+    }
+    if let Some(remembered) = configured.remembered() {
+        change(env, &sql::configure_stream(name, &configured, &remembered)).await?;
     }
     answer::answer(
         Some(route),

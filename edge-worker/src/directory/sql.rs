@@ -6,7 +6,10 @@
 use protocol::names::{BroadcastId, StreamName};
 use serde::Deserialize;
 
-use super::Stream;
+use super::{
+    Stream,
+    settings::{Change, Visibility},
+};
 
 /// A value for a numbered parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,6 +66,10 @@ pub struct StreamRow {
     studio_sha256: String,
     studio_sealed: Option<String>,
     created_unix_ms: f64,
+    visibility: String,
+    title: Option<String>,
+    limits: String,
+    configured: Option<String>,
 }
 
 impl From<StreamRow> for Stream {
@@ -75,14 +82,24 @@ impl From<StreamRow> for Stream {
             studio_sha256: row.studio_sha256,
             studio_sealed: row.studio_sealed,
             created_unix_ms: row.created_unix_ms as i64,
+            visibility: visibility(&row.visibility),
+            // A hand in the table that wrote no title or limits does not cost all streams their directory.
+            title: row.title.and_then(|title| title.parse().ok()),
+            limits: serde_json::from_str(&row.limits).unwrap_or_default(),
+            configured: row.configured,
         }
     }
+}
+
+/// A word that is none was meant to close the stream rather than to open it.
+fn visibility(text: &str) -> Visibility {
+    text.parse().unwrap_or(Visibility::Token)
 }
 
 /// All streams: [`StreamRow`]s.
 pub fn streams() -> Statement {
     Statement::new(
-        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms FROM streams ORDER BY name",
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured FROM streams ORDER BY name",
         [],
     )
 }
@@ -90,7 +107,7 @@ pub fn streams() -> Statement {
 /// The stream of that name: a [`StreamRow`], if there is one.
 pub fn stream(name: &StreamName) -> Statement {
     Statement::new(
-        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms FROM streams WHERE name = ?1",
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured FROM streams WHERE name = ?1",
         [name.as_str().into()],
     )
 }
@@ -98,12 +115,12 @@ pub fn stream(name: &StreamName) -> Statement {
 /// The stream whose key has that id: a [`StreamRow`], if there is one.
 pub fn stream_by_key_id(key_id: &str) -> Statement {
     Statement::new(
-        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms FROM streams WHERE key_id = ?1",
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured FROM streams WHERE key_id = ?1",
         [key_id.into()],
     )
 }
 
-/// Makes or replaces a stream. It fails when its key id is another stream's.
+/// Makes a stream with no settings, or changes the secrets of one. It fails when its key id is another stream's.
 pub fn put_stream(stream: &Stream) -> Statement {
     Statement::new(
         "INSERT INTO streams (name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms)
@@ -121,6 +138,41 @@ pub fn put_stream(stream: &Stream) -> Statement {
     )
 }
 
+/// Changes the settings of a stream.
+pub fn change_stream(name: &StreamName, change: &Change) -> Statement {
+    // `json_patch` is RFC 7396: null takes a limit away.
+    Statement::new(
+        "UPDATE streams SET visibility = COALESCE(?2, visibility), title = CASE WHEN ?3 THEN ?4 ELSE title END, limits = json_patch(limits, ?5)
+         WHERE name = ?1",
+        changed(name, change),
+    )
+}
+
+/// Changes the settings of a stream as a configuration says, unless it was what one said last: what was changed since stays.
+/// `remembered` is [`Change::remembered`].
+pub fn configure_stream(name: &StreamName, change: &Change, remembered: &str) -> Statement {
+    let [name, visibility, titled, title, limits] = changed(name, change);
+    Statement::new(
+        "UPDATE streams SET visibility = COALESCE(?2, visibility), title = CASE WHEN ?3 THEN ?4 ELSE title END, limits = json_patch(limits, ?5),
+         configured = ?6 WHERE name = ?1 AND configured IS NOT ?6",
+        [name, visibility, titled, title, limits, remembered.into()],
+    )
+}
+
+fn changed(name: &StreamName, change: &Change) -> [Value; 5] {
+    let title = change.title.as_ref();
+    let limits = serde_json::to_string(&change.limits).unwrap_or_else(|_| "{}".to_owned());
+    [
+        name.as_str().into(),
+        change.visibility.map(Visibility::as_str).into(),
+        i64::from(title.is_some()).into(),
+        title
+            .and_then(|title| Some(title.as_ref()?.as_str()))
+            .into(),
+        Value::Text(limits),
+    ]
+}
+
 /// A stream with one of its broadcasts, or with none.
 #[derive(Debug, Deserialize)]
 pub struct OnAirRow {
@@ -128,6 +180,10 @@ pub struct OnAirRow {
     pub name: StreamName,
     /// How many watch.
     pub viewers: f64,
+    /// Who may watch.
+    visibility: String,
+    /// What it is called.
+    pub title: Option<String>,
     /// The broadcast; what follows is its.
     pub id: Option<BroadcastId>,
     /// Since when it can be played.
@@ -142,10 +198,17 @@ pub struct OnAirRow {
     pub clock_offset_ms: Option<f64>,
 }
 
+impl OnAirRow {
+    /// Who may watch the stream.
+    pub fn visibility(&self) -> Visibility {
+        visibility(&self.visibility)
+    }
+}
+
 /// All streams with their broadcasts that go on or ended after `since_unix_ms`, oldest first: [`OnAirRow`]s.
 pub fn on_air(since_unix_ms: i64) -> Statement {
     Statement::new(
-        "SELECT s.name, s.viewers, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms, b.opened_unix_ms, b.clock_offset_ms
+        "SELECT s.name, s.viewers, s.visibility, s.title, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms, b.opened_unix_ms, b.clock_offset_ms
          FROM streams s
          LEFT JOIN broadcasts b ON b.stream = s.name AND (b.closed_unix_ms IS NULL OR b.closed_unix_ms > ?1)
          ORDER BY s.name, b.opened_unix_ms",

@@ -30,6 +30,7 @@ use super::files::{self, FileError};
 use crate::directory::{
     Directory, Refusal, Stream, StreamEntry,
     seal::Seal,
+    settings::Change,
     sql::{self, Statement, StreamRow, Value},
 };
 
@@ -39,7 +40,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const SECRET_BYTES: usize = 32;
 
 /// The files of `migrations/`, in order, as wrangler applies them to D1.
-const MIGRATIONS: [(&str, &str); 3] = [
+const MIGRATIONS: [(&str, &str); 4] = [
     (
         "0001_directory.sql",
         include_str!("../../migrations/0001_directory.sql"),
@@ -51,6 +52,10 @@ const MIGRATIONS: [(&str, &str); 3] = [
     (
         "0003_sealed.sql",
         include_str!("../../migrations/0003_sealed.sql"),
+    ),
+    (
+        "0004_streams.sql",
+        include_str!("../../migrations/0004_streams.sql"),
     ),
 ];
 
@@ -205,20 +210,61 @@ impl Database {
         &self.seal
     }
 
-    /// The stream of that name; made with a new key where there is none.
+    /// The stream of that name, with what the configuration says of it; made with a new key where there is none. What it said already
+    /// changes nothing.
     ///
     /// # Errors
     /// [`DatabaseError`] when it cannot be kept.
-    pub fn ensure(&mut self, name: &StreamName, now_unix_ms: i64) -> Result<(), DatabaseError> {
+    pub fn ensure(
+        &mut self,
+        name: &StreamName,
+        configured: &Change,
+        now_unix_ms: i64,
+    ) -> Result<(), DatabaseError> {
         let bytes = [random()?, random()?, random()?];
         let nonces = (random()?, random()?);
-        self.change(|directory, seal| match directory.stream(name) {
-            Some(_) => Ok((None, ())),
-            None => {
+        self.change(name, |directory, seal| {
+            let mut batch = Vec::new();
+            if directory.stream(name).is_none() {
                 let entry = directory.new_stream(name, bytes, now_unix_ms);
                 let stream = Stream::keep(&entry, seal, nonces.0, Some(nonces.1));
-                Ok((Some(stream), ()))
+                batch.push(sql::put_stream(&stream));
             }
+            batch.extend(configures(directory, name, configured));
+            Ok((batch, ()))
+        })
+    }
+
+    /// Changes the settings of a stream.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when there is no such stream, or it cannot be kept.
+    pub fn change_settings(
+        &mut self,
+        name: &StreamName,
+        change: &Change,
+    ) -> Result<(), DatabaseError> {
+        self.change(name, |directory, _| match directory.stream(name) {
+            Some(_) => Ok((vec![sql::change_stream(name, change)], ())),
+            None => Err(Refusal::NoStream(name.clone()).into()),
+        })
+    }
+
+    /// Takes over what a box's configuration says of a stream, as [`Self::ensure`] does; nothing where there is no such stream.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when it cannot be kept.
+    pub fn configure(
+        &mut self,
+        name: &StreamName,
+        configured: &Change,
+    ) -> Result<(), DatabaseError> {
+        self.change(name, |directory, _| match directory.stream(name) {
+            Some(_) => {
+                let batch = configures(directory, name, configured).into_iter();
+                Ok((batch.collect(), ()))
+            }
+            None => Err(Refusal::NoStream(name.clone()).into()),
         })
     }
 
@@ -228,16 +274,16 @@ impl Database {
     /// [`DatabaseError`] when its key could not be told from another stream's, or it cannot be kept.
     pub fn put(&mut self, entry: &StreamEntry, shows_studio: bool) -> Result<(), DatabaseError> {
         let nonces = (random()?, random()?);
-        self.change(|directory, seal| {
+        self.change(&entry.name, |directory, seal| {
             let kept = directory.stream(&entry.name);
             if kept.is_some_and(|kept| {
                 kept.has(entry, seal) && kept.studio_secret(seal).is_ok() == shows_studio
             }) {
-                return Ok((None, ()));
+                return Ok((Vec::new(), ()));
             }
             let stream = Stream::keep(entry, seal, nonces.0, shows_studio.then_some(nonces.1));
             directory.check(&stream)?;
-            Ok((Some(stream), ()))
+            Ok((vec![sql::put_stream(&stream)], ()))
         })
     }
 
@@ -253,33 +299,51 @@ impl Database {
     ) -> Result<bool, DatabaseError> {
         let (key, studio) = (random()?, random()?);
         let nonces = (random()?, random()?);
-        self.change(|directory, seal| {
+        self.change(name, |directory, seal| {
             let stream = directory.stream(name).cloned();
             let mut stream = stream.ok_or_else(|| Refusal::NoStream(name.clone()))?;
             stream.rotate_key(key, seal, nonces.0);
             let made = stream.mend_studio(brought, studio, seal, nonces.1);
-            Ok((Some(stream), made))
+            Ok((vec![sql::put_stream(&stream)], made))
         })
     }
 
-    /// Decides on the directory as it is, with every other writer waiting, and keeps the stream that comes of it.
+    /// Decides on the directory as it is, with every other writer waiting, and runs the batch that comes of it, which changes this stream
+    /// and no other.
     fn change<T>(
         &mut self,
-        decide: impl FnOnce(&Directory, &Seal) -> Result<(Option<Stream>, T), DatabaseError>,
+        name: &StreamName,
+        decide: impl FnOnce(&Directory, &Seal) -> Result<(Vec<Statement>, T), DatabaseError>,
     ) -> Result<T, DatabaseError> {
         let path = &self.path;
         let transaction = begin(path, &mut self.connection)?;
         if let Some((version, directory)) = read_if_changed(path, &transaction, self.version)? {
             (self.version, self.directory) = (version, Arc::new(directory));
         }
-        let (changed, answer) = decide(&self.directory, &self.seal)?;
-        if let Some(stream) = changed {
-            run(path, &transaction, &[sql::put_stream(&stream)])?;
+        let (batch, answer) = decide(&self.directory, &self.seal)?;
+        if !batch.is_empty() {
+            run(path, &transaction, &batch)?;
+            // What it is now, the statements have decided.
+            let row = rows::<StreamRow>(path, &transaction, &sql::stream(name))?.pop();
             transaction.commit().map_err(sql_error(path))?;
-            Arc::make_mut(&mut self.directory).set(stream);
+            let directory = Arc::make_mut(&mut self.directory);
+            match row {
+                Some(row) => directory.set(row.into()),
+                None => directory.remove(name),
+            }
         }
         Ok(answer)
     }
+}
+
+/// The statement that a configuration's word on a stream needs, if it is a new one.
+fn configures(directory: &Directory, name: &StreamName, configured: &Change) -> Option<Statement> {
+    let remembered = configured.remembered()?;
+    let before = directory
+        .stream(name)
+        .and_then(|stream| stream.configured.as_deref());
+    (before != Some(remembered.as_str()))
+        .then(|| sql::configure_stream(name, configured, &remembered))
 }
 
 fn sql_error(path: &Path) -> impl FnOnce(rusqlite::Error) -> DatabaseError + '_ {
@@ -687,9 +751,13 @@ mod tests {
     fn what_was_changed_is_there_at_the_next_start() {
         let folder = tempfile::tempdir().unwrap();
         let mut database = Database::open(folder.path()).unwrap();
-        database.ensure(&name("live"), 7).unwrap();
+        database
+            .ensure(&name("live"), &Change::default(), 7)
+            .unwrap();
         let made = entry_of(&database, "live");
-        database.ensure(&name("live"), 8).unwrap();
+        database
+            .ensure(&name("live"), &Change::default(), 8)
+            .unwrap();
         assert_eq!(entry_of(&database, "live"), made, "there is one already");
         drop(database);
         let mut database = Database::open(folder.path()).unwrap();
@@ -710,7 +778,9 @@ mod tests {
     fn a_batch_of_which_one_statement_fails_changes_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut database = Database::open(folder.path()).unwrap();
-        database.ensure(&name("live"), 0).unwrap();
+        database
+            .ensure(&name("live"), &Change::default(), 0)
+            .unwrap();
         let kept = database.known().stream(&name("live")).cloned().unwrap();
         let renewed = Stream {
             key_sha256: "another".to_owned(),
@@ -744,7 +814,9 @@ mod tests {
         };
         let mut database = Database::open(Path::new(&folder)).unwrap();
         for _ in 0..10 {
-            database.ensure(&name("theirs"), 0).unwrap();
+            database
+                .ensure(&name("theirs"), &Change::default(), 0)
+                .unwrap();
             database.rotate_key(&name("theirs"), None).unwrap();
         }
     }
@@ -763,7 +835,9 @@ mod tests {
             .unwrap();
         let mut database = Database::open(folder.path()).unwrap();
         for _ in 0..10 {
-            database.ensure(&name("ours"), 0).unwrap();
+            database
+                .ensure(&name("ours"), &Change::default(), 0)
+                .unwrap();
             database.rotate_key(&name("ours"), None).unwrap();
         }
         assert!(other.wait().unwrap().success());
@@ -789,9 +863,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut one = Database::open(folder.path()).unwrap();
         let mut two = Database::open(folder.path()).unwrap();
-        one.ensure(&name("live"), 0).unwrap();
+        one.ensure(&name("live"), &Change::default(), 0).unwrap();
         // Without having looked: the key of the first stays.
-        two.ensure(&name("live"), 0).unwrap();
+        two.ensure(&name("live"), &Change::default(), 0).unwrap();
         assert_eq!(entry_of(&two, "live"), entry_of(&one, "live"));
         two.rotate_key(&name("live"), None).unwrap();
         assert_ne!(entry_of(&one, "live"), entry_of(&two, "live"));
@@ -803,7 +877,9 @@ mod tests {
     fn a_copy_of_the_database_without_its_secret_shows_no_key() {
         let folder = tempfile::tempdir().unwrap();
         let mut database = Database::open(folder.path()).unwrap();
-        database.ensure(&name("live"), 0).unwrap();
+        database
+            .ensure(&name("live"), &Change::default(), 0)
+            .unwrap();
         let first = entry_of(&database, "live");
         database.rotate_key(&name("live"), None).unwrap();
         let second = entry_of(&database, "live");
@@ -874,7 +950,9 @@ mod tests {
         ]);
         let folder = tempfile::tempdir().unwrap();
         let mut database = Database::open(folder.path()).unwrap();
-        database.ensure(&name("live"), 0).unwrap();
+        database
+            .ensure(&name("live"), &Change::default(), 0)
+            .unwrap();
         assert_eq!(modes(folder.path()), running);
         drop(database);
         assert_eq!(
@@ -893,7 +971,9 @@ mod tests {
     fn the_worker_s_statements_run_on_the_same_tables() {
         let folder = tempfile::tempdir().unwrap();
         let mut database = Database::open(folder.path()).unwrap();
-        database.ensure(&name("live"), 0).unwrap();
+        database
+            .ensure(&name("live"), &Change::default(), 0)
+            .unwrap();
         let ids = [1, 2].map(|byte| BroadcastId::from_random([byte; 16]));
         let path = database.path.clone();
         let mut run_all = |statements: &[Statement]| {
@@ -959,7 +1039,7 @@ mod tests {
         let calls = shared.with(move |database| {
             began.send(()).unwrap();
             waits.recv().unwrap();
-            database.ensure(&name("live"), 0)
+            database.ensure(&name("live"), &Change::default(), 0)
         });
         // Given up in the middle of the call.
         let mut calls = Box::pin(calls);
@@ -969,5 +1049,75 @@ mod tests {
         goes_on.send(()).unwrap();
         let streams = shared.with(|database| Ok(database.known().streams().count()));
         assert_eq!(streams.await.unwrap(), 1);
+    }
+
+    #[test]
+    fn a_configuration_s_word_is_taken_once_and_a_change_since_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let change = |text: &str| -> Change { serde_json::from_str(text).unwrap() };
+        let first = change(
+            r#"{"visibility": "unlisted", "title": "One", "limits": {"max_fps": 30, "max_height": 720}}"#,
+        );
+        let mut database = Database::open(folder.path()).unwrap();
+        database.ensure(&name("live"), &first, 0).unwrap();
+        let kept = |database: &Database| {
+            let stream = database.known().stream(&name("live")).cloned().unwrap();
+            let title = stream.title.map(|title| title.as_str().to_owned());
+            (
+                stream.visibility.as_str(),
+                title,
+                stream.limits.max_fps,
+                stream.limits.max_height,
+            )
+        };
+        let made = ("unlisted", Some("One".to_owned()), Some(30), Some(720));
+        assert_eq!(kept(&database), made);
+        let api = change(
+            r#"{"visibility": "token", "title": null, "limits": {"max_fps": null, "max_viewers": 0}}"#,
+        );
+        database.change_settings(&name("live"), &api).unwrap();
+        let changed = ("token", None, None, Some(720));
+        assert_eq!(kept(&database), changed);
+        for _ in 0..2 {
+            drop(database);
+            database = Database::open(folder.path()).unwrap();
+            database.ensure(&name("live"), &first, 0).unwrap();
+            assert_eq!(kept(&database), changed);
+            // A key that changes, here or from a box, changes nothing else.
+            database.rotate_key(&name("live"), None).unwrap();
+            let mut entry = entry_of(&database, "live");
+            entry.rotate_key([9; 16]);
+            database.put(&entry, true).unwrap();
+            assert_eq!(kept(&database), changed);
+            database
+                .ensure(&name("live"), &Change::default(), 0)
+                .unwrap();
+            assert_eq!(kept(&database), changed);
+        }
+        let second = change(r#"{"visibility": "public", "limits": {"max_fps": 60}}"#);
+        database.configure(&name("live"), &second).unwrap();
+        assert_eq!(kept(&database), ("public", None, Some(60), Some(720)));
+        let limits = database.known().stream(&name("live")).unwrap().limits;
+        assert_eq!(limits.max_viewers, Some(0));
+        assert!(database.configure(&name("nobody"), &second).is_err());
+        assert!(database.change_settings(&name("nobody"), &second).is_err());
+    }
+
+    #[test]
+    fn a_row_that_a_hand_has_spoilt_is_closed_and_the_others_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut database = Database::open(folder.path()).unwrap();
+        database
+            .ensure(&name("live"), &Change::default(), 0)
+            .unwrap();
+        database
+            .ensure(&name("other"), &Change::default(), 0)
+            .unwrap();
+        let spoil = "UPDATE streams SET visibility = 'Public', title = ' ', limits = 'x' WHERE name = 'live'";
+        database.connection.execute_batch(spoil).unwrap();
+        drop(database);
+        let database = Database::open(folder.path()).unwrap();
+        let visibility = |stream: &str| database.known().stream(&name(stream)).unwrap().visibility;
+        assert!(visibility("live").needs_token() && visibility("other").is_listed());
     }
 }

@@ -31,7 +31,7 @@ use crate::{
     access::{self, Access},
     api::{OnAir, StreamSummary, Studio},
     audience::{Audience, Beacon},
-    directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal},
+    directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal, settings::Change},
     live::Broadcast,
 };
 
@@ -332,13 +332,31 @@ impl Edge {
 
     // ---- streams
 
-    /// The stream of that name; made with a new key where there is none.
+    /// The stream of that name, with what the configuration says of it; made with a new key where there is none.
     ///
     /// # Errors
     /// [`EdgeError`] when it cannot be kept.
-    pub async fn ensure_stream(&self, name: &StreamName) -> Result<(), EdgeError> {
-        let (name, now) = (name.clone(), self.now_unix_ms());
-        self.change(move |database| database.ensure(&name, now))
+    pub async fn ensure_stream(
+        &self,
+        name: &StreamName,
+        configured: &Change,
+    ) -> Result<(), EdgeError> {
+        let (name, configured, now) = (name.clone(), configured.clone(), self.now_unix_ms());
+        self.change(move |database| database.ensure(&name, &configured, now))
+            .await
+    }
+
+    /// Takes over what a box's configuration says of a stream.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when there is no such stream, or it cannot be kept.
+    pub async fn configure_stream(
+        &self,
+        name: &StreamName,
+        configured: Change,
+    ) -> Result<(), EdgeError> {
+        let name = name.clone();
+        self.change(move |database| database.configure(&name, &configured))
             .await
     }
 
@@ -364,6 +382,16 @@ impl Edge {
     /// [`EdgeError`] when its key could not be told from another stream's, or it cannot be kept.
     pub async fn put_stream(&self, entry: StreamEntry) -> Result<(), EdgeError> {
         self.change(move |database| database.put(&entry, false))
+            .await
+    }
+
+    /// Changes what a stream is to viewers, and what it may take.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when there is no such stream, or it cannot be kept.
+    pub async fn change_stream(&self, name: &StreamName, change: Change) -> Result<(), EdgeError> {
+        let name = name.clone();
+        self.change(move |database| database.change_settings(&name, &change))
             .await
     }
 
@@ -435,8 +463,9 @@ impl Edge {
     }
 
     pub(super) fn summaries(&self) -> Vec<StreamSummary> {
-        let names = self.names();
-        names.iter().map(|name| self.summary(name)).collect()
+        let directory = self.directory();
+        let listed = directory.streams().filter(|s| s.visibility.is_listed());
+        listed.map(|stream| self.summary(&stream.name)).collect()
     }
 
     pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {
@@ -445,7 +474,8 @@ impl Edge {
             .get_mut(name)
             .map_or(0, |a| a.count(now));
         let on_air = self.current(name).and_then(|live| live.with(OnAir::now));
-        StreamSummary::new(name.clone(), on_air, viewers as u64)
+        let title = (self.directory().stream(name)).and_then(|stream| stream.title.clone());
+        StreamSummary::new(name.clone(), title, on_air, viewers as u64)
     }
 
     pub(super) fn beacon(&self, stream: &StreamName, beacon: &Beacon) {

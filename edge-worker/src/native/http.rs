@@ -504,9 +504,10 @@ impl Edge {
             Route::Streams => Answer::json(&StreamList {
                 streams: self.summaries(),
             }),
-            Route::Stream(stream) => match self.knows(stream) {
-                true => Answer::json(&self.summary(stream)),
-                false => Err(Problem::no_stream()),
+            Route::Stream(name) => match self.stream(name) {
+                Some(stream) if stream.visibility.needs_token() => Err(Problem::token_needed()),
+                Some(_) => Answer::json(&self.summary(name)),
+                None => Err(Problem::no_stream()),
             },
             Route::Beacon(stream) => {
                 if !self.knows(stream) {
@@ -698,6 +699,13 @@ impl Edge {
                 let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
                 let entry = api::read_entry(name, &body)?;
                 self.put_stream(entry).await.map_err(edge_problem)?;
+                Ok(Answer::empty(StatusCode::NO_CONTENT))
+            }
+            Route::Configure(name) => {
+                let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
+                let configured = api::read_change(&body)?;
+                let done = self.configure_stream(name, configured).await;
+                done.map_err(edge_problem)?;
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
             Route::Delete(key) => {

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{text::Coding, *};
 use crate::{
+    directory::settings::Change,
     live::{Directives, Head, source::Source},
     playlist::lint,
     routes::{Session, TrackAddress},
@@ -79,7 +80,9 @@ impl Bench {
 
     async fn on(folder: tempfile::TempDir, store: Arc<InMemory>, tls: Option<Tls>) -> Self {
         let edge = Edge::start(config(folder.path()), store.clone(), assets()).unwrap();
-        edge.ensure_stream(&stream()).await.unwrap();
+        edge.ensure_stream(&stream(), &Change::default())
+            .await
+            .unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
@@ -311,7 +314,9 @@ async fn a_blocked_request_is_answered_with_the_part_it_waits_for() {
 async fn a_blocked_request_is_given_up_when_nothing_comes() {
     let folder = tempfile::tempdir().unwrap();
     let edge = Edge::start(config(folder.path()), Arc::new(InMemory::new()), assets()).unwrap();
-    edge.ensure_stream(&stream()).await.unwrap();
+    edge.ensure_stream(&stream(), &Change::default())
+        .await
+        .unwrap();
     let mut source = Source::new();
     let messages = source.open();
     let live = edge.begin_broadcast(&id(), &messages[0]).unwrap();
@@ -474,7 +479,9 @@ async fn a_segment_that_is_completed_before_its_first_part_is_sent_comes_whole()
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(InMemory::new());
     let edge = Edge::start(config(folder.path()), store.clone(), assets()).unwrap();
-    edge.ensure_stream(&stream()).await.unwrap();
+    edge.ensure_stream(&stream(), &Change::default())
+        .await
+        .unwrap();
     let mut source = Source::new();
     let mut messages = source.open();
     let begun = messages.len();
@@ -1555,4 +1562,45 @@ mod tokens {
         assert!(load_keyring(&folder(&bench)).is_ok());
         bench.end().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_public_streams_are_listed_and_token_streams_say_that_they_need_one() {
+    let bench = Bench::start().await;
+    for (name, visibility) in [("hidden", "unlisted"), ("closed", "token")] {
+        let change = format!(r#"{{"visibility": "{visibility}", "title": "The {name} one"}}"#);
+        let change: Change = serde_json::from_str(&change).unwrap();
+        let name: StreamName = name.parse().unwrap();
+        bench.edge.ensure_stream(&name, &change).await.unwrap();
+    }
+    let list: serde_json::Value = bench.get("/api/streams").await.json().await.unwrap();
+    let streams = list["streams"].as_array().unwrap();
+    let names: Vec<_> = streams.iter().map(|stream| &stream["name"]).collect();
+    assert_eq!(names, ["demo"]);
+    let hidden: serde_json::Value = bench.get("/api/streams/hidden").await.json().await.unwrap();
+    assert_eq!(
+        (&hidden["live"], &hidden["title"]),
+        (&false.into(), &"The hidden one".into())
+    );
+    let closed = bench.get("/api/streams/closed").await;
+    assert_eq!(
+        (
+            closed.status(),
+            closed.headers()["cache-control"].to_str().unwrap()
+        ),
+        (StatusCode::UNAUTHORIZED, "no-store")
+    );
+    let text = closed.text().await.unwrap();
+    assert!(
+        text.contains("urn:ghost-live:problem:token-needed")
+            && !text.contains("closed one")
+            && !text.contains("\"live\""),
+        "{text}"
+    );
+    // After a restart as before.
+    let (folder, store) = bench.end().await;
+    let bench = Bench::on(folder, store, None).await;
+    assert_eq!(bench.get("/api/streams/closed").await.status(), 401);
+    assert_eq!(bench.get("/api/streams/nobody").await.status(), 404);
+    bench.end().await;
 }

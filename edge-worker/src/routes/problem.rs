@@ -97,7 +97,7 @@ impl Problem {
     }
 
     /// 400: a body that is not what the address takes.
-    pub fn body(detail: &'static str) -> Self {
+    pub fn body(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
             "bad-body",
@@ -165,6 +165,16 @@ impl Problem {
             "unauthorized",
             "Not authorized",
             "The secret is missing or wrong.",
+        )
+    }
+
+    /// 401: the stream is there, and needs a token to be watched.
+    pub fn token_needed() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "token-needed",
+            "Token needed",
+            "This stream can only be watched with a link that its owner has given out.",
         )
     }
 

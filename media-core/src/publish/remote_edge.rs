@@ -234,8 +234,25 @@ impl RemoteEdge {
         stream: &StreamName,
         entry: &E,
     ) -> Result<(), EdgeError> {
-        let path = format!("internal/streams/{stream}");
-        match self.exchange(Method::PUT, &path, entry).await? {
+        self.put(&format!("internal/streams/{stream}"), entry).await
+    }
+
+    /// Says what the box's configuration has of a stream that the edge knows. `settings` is what it takes at
+    /// `PUT /internal/streams/{stream}/settings`; said again it changes nothing.
+    ///
+    /// # Errors
+    /// As [`Self::put_stream`].
+    pub async fn configure_stream<S: Serialize + Sync>(
+        &self,
+        stream: &StreamName,
+        settings: &S,
+    ) -> Result<(), EdgeError> {
+        let path = format!("internal/streams/{stream}/settings");
+        self.put(&path, settings).await
+    }
+
+    async fn put<B: Serialize + Sync>(&self, path: &str, body: &B) -> Result<(), EdgeError> {
+        match self.exchange(Method::PUT, path, body).await? {
             (StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST, body) => {
                 Err(EdgeError::Refused(problem(&body)))
             }

@@ -1,0 +1,303 @@
+//! What a stream is to viewers and what it may take: its visibility, its title and its limits, and how they are changed.
+//!
+//! The configuration and the API change them by the same [`Change`]. What the configuration says is remembered beside them, and said
+//! again (at each start, by each box) it changes nothing: so what the API changed since stays until the configuration says something
+//! else.
+
+use std::{fmt, str::FromStr};
+
+#[cfg(doc)]
+use protocol::limits::Limits;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+/// The most characters of a title.
+pub const MAX_TITLE_CHARS: usize = 120;
+
+/// Who may watch a stream.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Visibility {
+    /// Anybody, and it is listed.
+    #[default]
+    Public,
+    /// Anybody who knows its address: it is not listed.
+    Unlisted,
+    /// Whoever has a token that lets them watch it.
+    Token,
+}
+
+impl Visibility {
+    /// As it is kept and said.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Public => "public",
+            Self::Unlisted => "unlisted",
+            Self::Token => "token",
+        }
+    }
+
+    /// Whether the stream is in the list that anybody sees.
+    pub fn is_listed(self) -> bool {
+        self == Self::Public
+    }
+
+    /// Whether nobody watches, or is told of what is live, without a token.
+    pub fn needs_token(self) -> bool {
+        self == Self::Token
+    }
+}
+
+impl fmt::Display for Visibility {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// What somebody wrote for a setting and cannot be one. The text is for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SettingsError {
+    /// No such visibility.
+    #[error("visibility is {0:?}: use public, unlisted or token")]
+    Visibility(String),
+    /// Not a title.
+    #[error(
+        "a title has 1 to {MAX_TITLE_CHARS} characters, no control characters, and no spaces around it"
+    )]
+    Title,
+    /// A limit that is none.
+    #[error("{key} is {value}: use {low} to {high}")]
+    Range {
+        /// Its name.
+        key: &'static str,
+        /// What it is.
+        value: u64,
+        /// The least.
+        low: u64,
+        /// The most.
+        high: u64,
+    },
+}
+
+impl FromStr for Visibility {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::Public, Self::Unlisted, Self::Token]
+            .into_iter()
+            .find(|one| one.as_str() == text)
+            .ok_or_else(|| SettingsError::Visibility(text.to_owned()))
+    }
+}
+
+/// What a stream is called to people: 1 to [`MAX_TITLE_CHARS`] characters, no control characters, no spaces around them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
+pub struct Title(String);
+
+impl Title {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Title {
+    type Err = SettingsError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let length = text.chars().count();
+        let ok = (1..=MAX_TITLE_CHARS).contains(&length)
+            && text.trim() == text
+            && !text.chars().any(char::is_control);
+        match ok {
+            true => Ok(Self(text.to_owned())),
+            false => Err(SettingsError::Title),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Title {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        String::deserialize(from)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// A change of settings: what is not named stays, and `null` takes a title or a limit away. A JSON merge patch (RFC 7396) of an object
+/// that has nothing else.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Change {
+    /// Who may watch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub visibility: Option<Visibility>,
+    /// What it is called.
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub title: Option<Option<Title>>,
+    /// What it may take.
+    #[serde(skip_serializing_if = "LimitsChange::is_empty")]
+    pub limits: LimitsChange,
+}
+
+/// A change of limits, as [`Change`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LimitsChange {
+    /// As in [`Limits`].
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub max_bitrate_bps: Option<Option<u64>>,
+    /// As in [`Limits`].
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub max_height: Option<Option<u32>>,
+    /// As in [`Limits`].
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub max_fps: Option<Option<u32>>,
+    /// As in [`Limits`].
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub max_duration_s: Option<Option<u64>>,
+    /// As in [`Limits`].
+    #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
+    pub max_viewers: Option<Option<u32>>,
+}
+
+/// Tells `null` from what is not there.
+fn named<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(from).map(Some)
+}
+
+impl LimitsChange {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn ranges(&self) -> [(&'static str, Option<u64>, u64, u64); 5] {
+        let number = |value: Option<Option<u32>>| value.flatten().map(u64::from);
+        [
+            (
+                "max_bitrate_bps",
+                self.max_bitrate_bps.flatten(),
+                100_000,
+                1_000_000_000,
+            ),
+            ("max_height", number(self.max_height), 64, 8_640),
+            ("max_fps", number(self.max_fps), 1, 240),
+            (
+                "max_duration_s",
+                self.max_duration_s.flatten(),
+                1,
+                31_536_000,
+            ),
+            ("max_viewers", number(self.max_viewers), 0, 10_000_000),
+        ]
+    }
+
+    /// Looks for a limit that is beyond its range.
+    ///
+    /// # Errors
+    /// [`SettingsError::Range`].
+    pub fn check(&self) -> Result<(), SettingsError> {
+        for (key, value, low, high) in self.ranges() {
+            if let Some(value) = value.filter(|value| !(low..=high).contains(value)) {
+                return Err(SettingsError::Range {
+                    key,
+                    value,
+                    low,
+                    high,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Change {
+    /// Whether it changes nothing.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Looks for what can be read and yet is beyond its range.
+    ///
+    /// # Errors
+    /// [`SettingsError`].
+    pub fn check(&self) -> Result<(), SettingsError> {
+        self.limits.check()
+    }
+
+    /// As it is remembered of a configuration: the same change has the same text. `None` where it says nothing.
+    pub fn remembered(&self) -> Option<String> {
+        match self.is_empty() {
+            true => None,
+            false => serde_json::to_string(self).ok(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn change(text: &str) -> Change {
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn null_takes_away_and_what_is_not_named_stays() {
+        let changed = change(r#"{"title": null, "limits": {"max_fps": null, "max_height": 720}}"#);
+        assert_eq!(changed.title, Some(None));
+        assert_eq!(changed.visibility, None);
+        assert_eq!(changed.limits.max_fps, Some(None));
+        assert_eq!(changed.limits.max_height, Some(Some(720)));
+        assert_eq!(changed.limits.max_viewers, None);
+        // As a merge patch again.
+        let text = serde_json::to_string(&changed.limits).unwrap();
+        assert_eq!(text, r#"{"max_height":720,"max_fps":null}"#);
+        assert!(change("{}").is_empty() && change(r#"{"limits": {}}"#).is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_a_setting_is_refused() {
+        for bad in [
+            r#"{"visibility": "secret"}"#,
+            r#"{"visibility": null, "name": "x"}"#,
+            r#"{"title": ""}"#,
+            r#"{"title": " x"}"#,
+            "{\"title\": \"a\\nb\"}",
+            r#"{"limits": {"max_smell": 1}}"#,
+            r#"{"limits": {"max_fps": -1}}"#,
+            r#"{"limits": {"max_fps": 4294967296}}"#,
+            r#"{"limits": 5}"#,
+        ] {
+            assert!(serde_json::from_str::<Change>(bad).is_err(), "{bad}");
+        }
+        let long = "x".repeat(MAX_TITLE_CHARS + 1);
+        assert_eq!(long.parse::<Title>(), Err(SettingsError::Title));
+        assert!("é".repeat(MAX_TITLE_CHARS).parse::<Title>().is_ok());
+        for (key, low, high) in [
+            ("max_bitrate_bps", 99_999, 1_000_000_001_u64),
+            ("max_height", 63, 8_641),
+            ("max_fps", 0, 241),
+        ] {
+            for value in [low, high] {
+                let changed = change(&format!(r#"{{"limits": {{"{key}": {value}}}}}"#));
+                let refused = changed.check().unwrap_err().to_string();
+                assert!(
+                    refused.starts_with(&format!("{key} is {value}")),
+                    "{refused}"
+                );
+            }
+        }
+        assert_eq!(change(r#"{"limits": {"max_viewers": 0}}"#).check(), Ok(()));
+    }
+
+    #[test]
+    fn a_visibility_is_read_as_it_is_said() {
+        for one in [Visibility::Public, Visibility::Unlisted, Visibility::Token] {
+            assert_eq!(one.to_string().parse(), Ok(one));
+            assert_eq!(serde_json::to_value(one).unwrap(), one.as_str());
+        }
+    }
+}
