@@ -40,6 +40,12 @@ pub enum Refusal {
     /// The id of the stream's key is another stream's.
     #[error("the key id of stream {0} belongs to another stream")]
     KeyId(StreamName),
+    /// The address is not one that may publish.
+    #[error("publishing is not open to this network address")]
+    Address,
+    /// Too many wrong keys came from the address.
+    #[error("too many wrong keys came from this network address: wait a minute")]
+    TooOften,
 }
 
 /// A stream with its secrets: as its owner sees it, and as a box gives it to an edge (`PUT /internal/streams/{stream}`).

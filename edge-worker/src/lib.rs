@@ -10,6 +10,7 @@
 //! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
 //! | [`directory`] | streams, their keys, who may publish | |
 //! | [`access`] | who may do what, by tokens | RFC 7519, RFC 8037 |
+//! | [`guard`] | who may come at all, and how often, by address, token and session | RFC 7239, RFC 6585 |
 //! | [`audience`] | how many watch | |
 //! | [`api`] | the JSON that both adapters say and take | RFC 8259 |
 //! | `cloudflare` | the adapter for Cloudflare Workers (feature `cloudflare`; runs on wasm32 only) | |
@@ -25,6 +26,7 @@ pub mod audience;
 #[cfg(feature = "cloudflare")]
 mod cloudflare;
 pub mod directory;
+pub mod guard;
 pub mod live;
 #[cfg(feature = "native")]
 pub mod native;

@@ -24,6 +24,8 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::guard::Proxies;
+
 mod access;
 mod database;
 mod edge;
@@ -64,8 +66,10 @@ pub struct Config {
     pub header_timeout_s: u64,
     /// Delete from the store what belongs to a broadcast that is over: right when no other edge uses the same store.
     pub sweep: bool,
-    /// Whose tokens are good.
+    /// Whose tokens are good, from where one may come, and how often.
     pub access: AccessConfig,
+    /// Reverse proxies whose word is taken for whom they ask.
+    pub proxies: Proxies,
 }
 
 impl Default for Config {
@@ -79,6 +83,7 @@ impl Default for Config {
             header_timeout_s: 30,
             sweep: true,
             access: AccessConfig::default(),
+            proxies: Proxies::default(),
         }
     }
 }

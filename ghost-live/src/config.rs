@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use edge_worker::{directory::settings::Change, native as web};
+use edge_worker::{directory::settings::Change, guard::ProxyHeader, native as web};
 use media_core::{
     broadcast,
     ingest::{self, Listen},
@@ -16,7 +16,7 @@ use media_core::{
     tls::{self, acme},
     transcode,
 };
-use protocol::names::StreamName;
+use protocol::{cidr::Cidr, names::StreamName};
 use serde::{Deserialize, Serialize};
 
 use crate::{Files, explain, panel};
@@ -86,6 +86,10 @@ pub(crate) struct Web {
     pub(crate) cache_mib: u32,
     /// Connections at one time; more wait.
     pub(crate) max_connections: usize,
+    /// Ranges of addresses of reverse proxies whose word is taken for whom they ask.
+    pub(crate) proxy_from: Vec<Cidr>,
+    /// The header in which they say it.
+    pub(crate) proxy_header: ProxyHeader,
 }
 
 impl Default for Web {
@@ -98,6 +102,8 @@ impl Default for Web {
             ingest_servers: Vec::new(),
             cache_mib: 256,
             max_connections: 20_000,
+            proxy_from: Vec::new(),
+            proxy_header: ProxyHeader::default(),
         }
     }
 }

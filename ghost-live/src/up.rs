@@ -14,6 +14,7 @@ use std::{
 use anyhow::{Context, bail};
 use edge_worker::{
     directory::{Stream, StreamEntry, seal::Seal, settings::Change},
+    guard::Proxies,
     native as web,
 };
 use media_core::{
@@ -315,6 +316,10 @@ async fn start_edge(
         max_connections: config.web.max_connections,
         sweep: !config.publish.keep,
         access: config.access.clone(),
+        proxies: Proxies {
+            from: config.web.proxy_from.clone(),
+            header: config.web.proxy_header,
+        },
         ..web::Config::default()
     };
     let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;

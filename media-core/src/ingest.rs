@@ -16,7 +16,6 @@
 
 pub mod address;
 mod bitrate;
-pub mod cidr;
 mod config;
 mod connection;
 pub mod flv;

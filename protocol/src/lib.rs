@@ -10,6 +10,7 @@
 //! | [`link`] | the messages of a broadcast link |
 //! | [`internal`] | the questions a box asks the edge over HTTP |
 //! | [`limits`] | what a stream may take |
+//! | [`cidr`] | address ranges, as every list of addresses in a configuration has them |
 //! | [`per_address`] | nothing: the bound on an address that the listeners of both keep |
 //! | [`link_auth`] | how box and edge prove themselves to each other |
 //! | [`stream_key`] | the static keys that encoders publish with |
@@ -17,6 +18,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod cidr;
 pub mod internal;
 pub mod limits;
 pub mod link;

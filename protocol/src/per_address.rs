@@ -28,10 +28,7 @@ impl PerAddress {
     /// # Errors
     /// [`Full`] when the address has `max` already.
     pub fn try_add(&self, address: IpAddr, max: usize) -> Result<OfAddress, Full> {
-        let address = match address.to_canonical() {
-            IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
-            v4 => v4,
-        };
+        let address = subscriber(address);
         let mut counts = self.lock();
         let count = counts.get(&address).copied().unwrap_or(0);
         if count >= max {
@@ -71,7 +68,17 @@ impl Drop for OfAddress {
     }
 }
 
-fn is_near(address: IpAddr) -> bool {
+/// What stands for everybody who has this address: itself, and its /64 in IPv6, which is what one subscriber has (RFC 6177).
+pub fn subscriber(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => Ipv6Addr::from_bits(v6.to_bits() >> 64 << 64).into(),
+        v4 => v4,
+    }
+}
+
+/// Whether the address is of this machine or of a private network, where one address can be many peers: a reverse proxy's, a container
+/// bridge's.
+pub fn is_near(address: IpAddr) -> bool {
     match address.to_canonical() {
         IpAddr::V4(v4) => v4.is_loopback() || v4.is_private() || v4.is_link_local(),
         IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local() || v6.is_unicast_link_local(),

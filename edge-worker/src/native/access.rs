@@ -15,12 +15,15 @@ use super::{
     files::{self, FileError},
     wall_unix_ms,
 };
-use crate::access::{Access, INSTALLATION, Issuer, Keyring, KeyringError};
+use crate::{
+    access::{Access, INSTALLATION, Issuer, Keyring, KeyringError},
+    guard::{Rates, Rule},
+};
 
 /// How often the file is looked at, at the most.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Whose tokens are good: `[access]` of the configuration.
+/// Whose tokens are good, and who may come at all: `[access]` of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
@@ -28,6 +31,14 @@ pub struct Config {
     pub installation: String,
     /// Others whose tokens are good here.
     pub issuers: Vec<Issuer>,
+    /// From which addresses one may publish.
+    pub publish: Rule,
+    /// From which addresses one may watch.
+    pub watch: Rule,
+    /// From which addresses one may use the studio and the API.
+    pub manage: Rule,
+    /// How often one may ask.
+    pub rates: Rates,
 }
 
 impl Default for Config {
@@ -35,6 +46,10 @@ impl Default for Config {
         Self {
             installation: INSTALLATION.to_owned(),
             issuers: Vec::new(),
+            publish: Rule::default(),
+            watch: Rule::default(),
+            manage: Rule::default(),
+            rates: Rates::default(),
         }
     }
 }
@@ -203,6 +218,7 @@ impl Keeper {
         let Config {
             installation,
             issuers,
+            ..
         } = &self.config;
         let access = Access::new(installation, keyring.clone(), issuers)?;
         Ok(Some((keyring, access)))

@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -32,6 +32,7 @@ use crate::{
     api::{OnAir, StreamSummary, Studio},
     audience::{Audience, Beacon},
     directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal, settings::Change},
+    guard::{Guard, Rules},
     live::Broadcast,
 };
 
@@ -39,6 +40,9 @@ use crate::{
 const SWEEP_AFTER_MS: i64 = 10 * 60_000;
 /// How often the store is looked through for what nobody knows any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
+
+/// Addresses, tokens and sessions whose rate is known at one time: 2 MiB.
+const GUARDED: usize = 1 << 17;
 
 /// Why the edge could not do it.
 #[derive(Debug, thiserror::Error)]
@@ -91,6 +95,8 @@ struct Inner {
     database: Shared,
     seal: Seal,
     tokens: super::access::Keeper,
+    guard: Guard,
+    started: Instant,
     broadcasts: Mutex<Broadcasts>,
     audience: Mutex<HashMap<StreamName, Audience>>,
     objects: Objects,
@@ -130,8 +136,20 @@ impl Edge {
         files::make_folder(&config.data)?;
         let database = Database::open(&config.data)?;
         let tokens = super::access::Keeper::open(&config.data, config.access.clone())?;
+        let guard = {
+            let access = config.access.clone();
+            let rules = Rules {
+                publish: access.publish,
+                watch: access.watch,
+                manage: access.manage,
+            };
+            let seed = super::database::random()?;
+            Guard::new(config.proxies.clone(), rules, access.rates, GUARDED, seed)
+        };
         let edge = Self(Arc::new(Inner {
             tokens,
+            guard,
+            started: Instant::now(),
             clock: Clock::start(),
             secret: config
                 .link_secret
@@ -276,6 +294,15 @@ impl Edge {
     /// # Errors
     /// [`EdgeError::Refused`] when not; the text is for the encoder's user.
     pub async fn admit(&self, question: &Admit) -> Result<Admission, EdgeError> {
+        self.guard().publisher(&question.peer, self.uptime())?;
+        let admitted = self.admit_key(question).await;
+        if let Err(EdgeError::Refused(_) | EdgeError::Token(_)) = &admitted {
+            self.guard().publisher_failed(&question.peer, self.uptime());
+        }
+        admitted
+    }
+
+    async fn admit_key(&self, question: &Admit) -> Result<Admission, EdgeError> {
         let directory = self.reload().await;
         if access::is_token(&question.key) {
             let stream = self.access().publish(question, super::wall_unix_ms())?;
@@ -541,6 +568,16 @@ impl Edge {
 
     pub(super) fn objects(&self) -> &Objects {
         &self.0.objects
+    }
+
+    /// Who may come at all.
+    pub(super) fn guard(&self) -> &Guard {
+        &self.0.guard
+    }
+
+    /// How long this edge runs: the time of [`Self::guard`].
+    pub(super) fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
     }
 
     pub(super) fn secret(&self) -> Option<&LinkSecret> {

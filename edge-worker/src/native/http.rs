@@ -31,6 +31,7 @@ use crate::{
     api::{self, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, StreamList, Time},
     audience::{Beacon, MAX_BEACON_BYTES},
     directory::bearer,
+    guard::Client,
     live::{Directives, Head, ObjectAnswer, Verdict},
     playlist::{DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Problem, Route, TrackAddress},
@@ -72,19 +73,27 @@ impl Site {
         }
         let route = routes::parse(request.method(), path, request.uri().query());
         let edge = self.edge;
-        let answer = match &route {
-            Ok(Route::Media(address, directives)) => {
+        let client = edge.guard().client(self.peer, request.headers());
+        let entered = edge.guard().enter(
+            route.as_ref().ok(),
+            client,
+            bearer(authorization(request.headers())),
+            edge.uptime(),
+        );
+        let answer = match (entered, &route) {
+            (Err(problem), _) => Err(problem),
+            (Ok(()), Ok(Route::Media(address, directives))) => {
                 let coding = Coding::negotiate(request.headers());
                 drop(request);
                 edge.media(address, directives, coding, PATIENCE).await
             }
-            Ok(Route::Object(key)) => {
+            (Ok(()), Ok(Route::Object(key))) => {
                 let conditions = Conditions::read(request.headers());
                 drop(request);
                 edge.object(key, &conditions).await
             }
-            Ok(route) => Box::pin(edge.rest(route, self.peer, request.map(Body::new))).await,
-            Err(problem) => Err(problem.clone()),
+            (Ok(()), Ok(route)) => Box::pin(edge.rest(route, client, request.map(Body::new))).await,
+            (Ok(()), Err(problem)) => Err(problem.clone()),
         };
         let route = route.as_ref().ok();
         let mut response = match answer {
@@ -464,15 +473,20 @@ impl Edge {
     async fn rest(
         &self,
         route: &Route,
-        peer: IpAddr,
+        client: Client,
         request: Request<Body>,
     ) -> Result<Answer, Problem> {
         let (mut parts, body) = request.into_parts();
-        if route.is_internal() {
+        let answer = if route.is_internal() {
             self.internal(route, &mut parts, body).await
         } else {
-            self.public(route, peer, &parts, body).await
+            self.public(route, client.address, &parts, body).await
+        };
+        if let Err(problem) = &answer {
+            self.guard()
+                .answered(route, client, problem.status, self.uptime());
         }
+        answer
     }
 
     async fn public(

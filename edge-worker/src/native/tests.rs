@@ -29,6 +29,8 @@ use crate::{
     routes::{Session, TrackAddress},
 };
 
+mod guards;
+
 const SECRET: &str = "a link secret of more than 32 characters";
 
 struct Bench {
@@ -79,7 +81,18 @@ impl Bench {
     }
 
     async fn on(folder: tempfile::TempDir, store: Arc<InMemory>, tls: Option<Tls>) -> Self {
-        let edge = Edge::start(config(folder.path()), store.clone(), assets()).unwrap();
+        Self::with(folder, store, tls, |_| {}).await
+    }
+
+    async fn with(
+        folder: tempfile::TempDir,
+        store: Arc<InMemory>,
+        tls: Option<Tls>,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = config(folder.path());
+        change(&mut config);
+        let edge = Edge::start(config, store.clone(), assets()).unwrap();
         edge.ensure_stream(&stream(), &Change::default())
             .await
             .unwrap();

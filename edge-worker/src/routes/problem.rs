@@ -1,6 +1,6 @@
 //! What goes wrong, as `application/problem+json` (RFC 9457).
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use protocol::{link_auth, token};
@@ -19,7 +19,7 @@ pub struct Problem {
     pub status: StatusCode,
     /// `Allow` of a 405.
     pub allow: Option<&'static str>,
-    /// `Retry-After` of a 503, seconds.
+    /// `Retry-After` of a 429 or a 503, seconds.
     pub retry_after_s: Option<u32>,
     slug: &'static str,
     title: &'static str,
@@ -181,6 +181,29 @@ impl Problem {
     /// 403: a publisher may not publish. The text is for the encoder's user.
     pub fn refused(detail: String) -> Self {
         Self::new(StatusCode::FORBIDDEN, "refused", "Refused", detail)
+    }
+
+    /// 403: the address is not let in.
+    pub fn address() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "address",
+            "Not from this address",
+            "This is not open to your network address.",
+        )
+    }
+
+    /// 429: too many requests, or too many wrong keys, of one address, token or session.
+    pub fn too_often(wait: Duration) -> Self {
+        let mut problem = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "too-often",
+            "Too many requests",
+            "Too many requests came from here; wait as long as Retry-After says.",
+        );
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        problem.retry_after_s = Some(u32::try_from(seconds.max(1)).unwrap_or(u32::MAX));
+        problem
     }
 
     /// 401 or 403: a token does not let its bearer in.

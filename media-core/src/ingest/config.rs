@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use protocol::cidr::Cidr;
 use serde::{Deserialize, Serialize};
 
-use super::{cidr::Cidr, rtmp::session};
+use super::rtmp::session;
 
 /// Where to listen: an address and port, or `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
