@@ -68,6 +68,7 @@ fn class(route: &Route) -> (Class, Door) {
         Route::Beacon(_) => (Class::Beacons, Door::Watch),
         Route::Studio(_) | Route::RotateKey(_) | Route::Tokens => (Class::Manage, Door::Manage),
         Route::Admit
+        | Route::Configure(_)
         | Route::Open
         | Route::Link(_)
         | Route::Put(_)
