@@ -5,13 +5,18 @@
 use std::{
     fs,
     io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
     thread,
     time::{Duration, Instant},
 };
+
+#[path = "../../tests/ports.rs"]
+mod ports;
+
+use ports::free_address;
 
 /// How long a step may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -24,16 +29,10 @@ struct Place {
     rtmps: SocketAddr,
 }
 
-fn free_ports<const N: usize>() -> [SocketAddr; N] {
-    // Held together, so that they differ.
-    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    held.map(|listener| listener.local_addr().unwrap())
-}
-
 impl Place {
     /// `more` comes behind the tables that name the ports.
     fn new(more: &str) -> Self {
-        let [web, tls, rtmp, rtmps] = free_ports();
+        let [web, tls, rtmp, rtmps] = [(); 4].map(|()| free_address());
         let place = Self {
             folder: tempfile::tempdir().unwrap(),
             web,
@@ -289,7 +288,7 @@ fn a_lost_seal_secret_leaves_a_server_that_starts_and_says_how_to_get_a_new_key(
 
 /// Runs `up` beside Debian's `pebble`, the RFC 8555 server that Let's Encrypt tests clients with, until a certificate is there.
 fn issued_by(challenge: &str) {
-    let [directory, management] = free_ports();
+    let [directory, management] = [free_address(), free_address()];
     let authority = Place::new("");
     let place = Place::new("");
     // Its own certificate: the self-signed one of another data folder.

@@ -8,5 +8,7 @@ mod ingest {
     mod client;
     mod fixture;
     mod misbehaving;
+    #[path = "../../../tests/ports.rs"]
+    mod ports;
     mod real_encoders;
 }

@@ -10,7 +10,8 @@ import { after, before, describe, test } from 'node:test';
 
 import { launch, open } from './support/browser.mjs';
 import { publishClock, readDelay } from './support/clock.mjs';
-import { freePort, SHORT_LADDER, startServer, until } from './support/server.mjs';
+import { freePort } from '../ports.mjs';
+import { SHORT_LADDER, startServer, until } from './support/server.mjs';
 
 const tools = process.env.GHOST_LIVE_TOOLS ?? join(process.env.GHOST_LIVE_CACHE ?? join(homedir(), '.cache', 'ghost-live'), 'tools');
 const proxies = join(tools, 'proxies');

@@ -9,7 +9,8 @@ import { test } from 'node:test';
 import { launch, open } from './support/browser.mjs';
 import { publishClock, readDelay } from './support/clock.mjs';
 import { nativeEdge, startBox } from './support/remote.mjs';
-import { freePort, SHORT_LADDER, startServer, until } from './support/server.mjs';
+import { freePort } from '../ports.mjs';
+import { SHORT_LADDER, startServer, until } from './support/server.mjs';
 
 const tools = process.env.GHOST_LIVE_TOOLS ?? join(process.env.GHOST_LIVE_CACHE ?? join(homedir(), '.cache', 'ghost-live'), 'tools');
 const [ACCESS_KEY, SECRET_KEY] = ['ghost', 'live-secret-of-the-tests'];

@@ -2,25 +2,17 @@
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { createServer } from "node:net";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { fileURLToPath } from "node:url";
+
+import { freePort } from "../ports.mjs";
 
 export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
 const WRANGLER = path.join(ROOT, "tests/worker/node_modules/.bin/wrangler");
 
 // Nothing is asked of the network: no metrics, no update check, no sample request properties.
 const ENVIRONMENT = { ...process.env, WRANGLER_SEND_METRICS: "false", CLOUDFLARE_CF_FETCH_ENABLED: "false", CI: "1", NO_COLOR: "1" };
-
-export async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  await once(server, "close");
-  return port;
-}
 
 /** Runs a wrangler command to its end and gives what it printed. */
 export async function wrangler(...args) {
@@ -41,18 +33,7 @@ export async function newState() {
 
 /** The Worker on a free port. `vars` are the variables and secrets it sees. */
 export async function startEdge({ state, vars = {}, port }) {
-  if (port !== undefined) return startOn(port, state, vars);
-  for (let tries = 1; ; tries++) {
-    try {
-      return await startOn(await freePort(), state, vars);
-    } catch (error) {
-      // wrangler takes seconds until it listens: somebody else may have the port by then.
-      if (tries === 5 || !error.message.includes("Address already in use")) throw error;
-    }
-  }
-}
-
-async function startOn(port, state, vars) {
+  port ??= await freePort();
   const args = ["dev", "--ip", "127.0.0.1", "--port", String(port), "--inspector-port", "0", "--persist-to", state.path, "--show-interactive-dev-session=false"];
   for (const [name, value] of Object.entries(vars)) args.push("--var", `${name}:${value}`);
   // Its own process group, so that workerd and wrangler end together.

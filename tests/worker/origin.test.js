@@ -7,7 +7,8 @@ import http from "node:http";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { after, before, test } from "node:test";
-import { freePort, newState, startEdge } from "./edge.js";
+import { freePort } from "../ports.mjs";
+import { newState, startEdge } from "./edge.js";
 import { answered, assertProblem, live, SECRET, timed, until } from "./viewer.js";
 
 let state;

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::fixture::PATIENCE;
+use super::{fixture::PATIENCE, ports::free_address};
 
 /// An ACME server that validates at these ports of this machine, and its own root.
 struct Pebble {
@@ -26,7 +26,7 @@ struct Pebble {
 impl Pebble {
     async fn start(folder: &Path, validates_at: SocketAddr) -> Self {
         let root = tls::self_signed(folder, &["localhost".into(), "127.0.0.1".into()]).unwrap();
-        let (listen, management) = (free_port().await, free_port().await);
+        let (listen, management) = (free_address(), free_address());
         let settings = format!(
             r#"{{"pebble": {{"listenAddress": "{listen}", "managementListenAddress": "{management}", "certificate": {:?},
                 "privateKey": {:?}, "httpPort": {port}, "tlsPort": {port}, "ocspResponderURL": "", "externalAccountBindingRequired": false}}}}"#,
@@ -69,14 +69,6 @@ impl Pebble {
             root: Some(self.root.certificate.clone()),
         }
     }
-}
-
-async fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .await
-        .unwrap()
-        .local_addr()
-        .unwrap()
 }
 
 /// A TLS server as the web server is one.
@@ -208,7 +200,7 @@ async fn a_domain_is_validated_over_plain_http() {
 #[tokio::test]
 async fn a_domain_that_cannot_be_validated_says_which_ports_to_open() {
     let (folder, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let pebble = Pebble::start(folder.path(), free_port().await).await;
+    let pebble = Pebble::start(folder.path(), free_address()).await;
     let certificates = Certificates::default();
     let issuer = Issuer::new(
         pebble.config(Challenge::TlsAlpn01),

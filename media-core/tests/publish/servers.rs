@@ -1,11 +1,16 @@
 //! Real S3 servers, started by the test and ended with it. Used by the tests of more than one crate.
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
+
+#[path = "../../../tests/ports.rs"]
+mod ports;
+
+pub(crate) use ports::free_address;
 
 pub const ACCESS_KEY: &str = "test-access-key";
 pub const SECRET_KEY: &str = "test-secret-key";
@@ -33,11 +38,6 @@ fn tool(path: &str) -> PathBuf {
         tool.display()
     );
     tool
-}
-
-pub fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap()
 }
 
 /// A server process; killed when it is dropped.

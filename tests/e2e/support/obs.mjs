@@ -8,7 +8,8 @@ import { join } from 'node:path';
 import WebSocket from 'ws';
 
 import { startDisplay } from './display.mjs';
-import { freePort, until } from './server.mjs';
+import { freePort } from '../../ports.mjs';
+import { until } from './server.mjs';
 
 // Small: the processor draws and encodes it, beside the server's ladder and a browser.
 export const WIDTH = 640;

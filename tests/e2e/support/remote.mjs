@@ -7,7 +7,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { newState, ROOT, startEdge } from '../../worker/edge.js';
-import { BINARY, freePort, PATIENT, until } from './server.mjs';
+import { freePort } from '../../ports.mjs';
+import { BINARY, PATIENT, until } from './server.mjs';
 
 const SECRET = 'a link secret for the tests, of more than 32 bytes';
 

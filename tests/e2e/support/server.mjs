@@ -1,9 +1,10 @@
 // Starts the real binary on free ports with a data folder of its own, and ends it with the test.
 import { spawn } from 'node:child_process';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
-import { createServer } from 'node:net';
 import { homedir, tmpdir } from 'node:os';
 import { join } from 'node:path';
+
+import { freePort } from '../../ports.mjs';
 
 const cache = process.env.GHOST_LIVE_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'ghost-live');
 export const BINARY = process.env.GHOST_LIVE_BINARY ?? join(process.env.CARGO_TARGET_DIR ?? join(cache, 'target'), 'release', 'ghost-live');
@@ -13,15 +14,6 @@ export const PATIENT = '[transcode]\nshed_after_ms = 5000\n';
 
 /** One small rung: what a test needs that is not about qualities, so that two of them have room on two cores. */
 export const SHORT_LADDER = '[[transcode.ladder]]\nheight = 240\nfps = 15\nbitrate_bps = 400_000\n';
-
-/** A TCP port of 127.0.0.1 that nobody listens on. */
-export async function freePort() {
-  const server = createServer();
-  await new Promise((resolve, reject) => server.once('error', reject).listen(0, '127.0.0.1', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** Polls until `check` gives something truthy; fails with `what` after `seconds`. */
 export async function until(what, check, seconds = 20) {

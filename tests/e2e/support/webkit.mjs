@@ -6,7 +6,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
 import { startDisplay } from './display.mjs';
-import { freePort, until } from './server.mjs';
+import { freePort } from '../../ports.mjs';
+import { until } from './server.mjs';
 
 const BROWSER = ['/usr/lib/x86_64-linux-gnu/webkit2gtk-4.1/MiniBrowser', '/usr/lib/aarch64-linux-gnu/webkit2gtk-4.1/MiniBrowser'].find(existsSync);
 
