@@ -78,6 +78,7 @@ pub(crate) async fn edge() -> Result<()> {
                 seq: 0,
                 message: ToEdge::Heartbeat {
                     clock_unix_ms: unix_ms(),
+                    publisher: None,
                 },
             };
             if beating.send(beat).await.is_err() {

@@ -14,9 +14,10 @@ pub use keyring::{Keyring, KeyringError};
 use protocol::{
     internal::Admit,
     names::StreamName,
+    session::{MAX_SESSION_MS, Session, SessionKey},
     token::{
         Action, Actions, Ask, Audience, Claims, Grant, Jwks, KeyError, KeySet, MintError, Refusal,
-        Seconds, StreamPattern, VerifyingKey,
+        Revocation, Revocations, Revoked, Seconds, StreamPattern, Tag, VerifyingKey,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -80,6 +81,82 @@ pub struct Minted {
     pub exp: Seconds,
 }
 
+/// What is to be taken back: the body of `POST /api/revocations`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeBack {
+    /// What.
+    pub what: Revoked,
+    /// For which streams. Whoever asks manages all of them.
+    pub streams: StreamPattern,
+}
+
+impl TakeBack {
+    /// It, from now on. It is remembered for ever: how long what it names would be good is not known here.
+    pub fn revocation(self, now_unix_ms: i64) -> Revocation {
+        let until_unix_ms = match &self.what {
+            Revoked::Session(_) => Some(now_unix_ms.saturating_add(MAX_SESSION_MS)),
+            _ => None,
+        };
+        Revocation {
+            what: self.what,
+            streams: self.streams,
+            at_unix_ms: now_unix_ms,
+            until_unix_ms,
+        }
+    }
+}
+
+/// A watch link that is wanted: the body of `POST /api/streams/{stream}/links`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WantedLink {
+    /// What the owner calls it: 1 to 80 characters. It is the `sub` of its token.
+    pub name: String,
+    /// How long new viewers may begin with it, seconds.
+    pub for_s: u64,
+    /// On how many devices at a time; on any number, when left out.
+    #[serde(default)]
+    pub max: Option<std::num::NonZeroU32>,
+    /// Whether it also lets its viewers write in the chat.
+    #[serde(default)]
+    pub chat: bool,
+}
+
+/// A watch link as its owner sees it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Its token's id, by which it is revoked.
+    pub jti: String,
+    /// What the owner calls it.
+    pub name: String,
+    /// The token, which the fragment of the link carries.
+    pub token: String,
+    /// From when on it begins no new session, Unix seconds.
+    pub exp: Seconds,
+    /// On how many devices at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<std::num::NonZeroU32>,
+    /// When it was made, Unix milliseconds.
+    pub created_unix_ms: i64,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Link")
+            .field("jti", &self.jti)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Most watch links of a stream.
+pub const MAX_LINKS: usize = 200;
+/// The longest name of a watch link, characters.
+const MAX_LINK_NAME: usize = 80;
+/// The longest that a watch link begins sessions, seconds: ten years.
+const MAX_LINK_S: u64 = 3_653 * DAY_S;
+
 /// Why no token was made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotMinted {
@@ -97,6 +174,19 @@ pub struct Access {
     installation: String,
     keys: KeySet,
     keyring: Keyring,
+    /// With when each retires, Unix milliseconds.
+    sessions: Vec<(SessionKey, Option<i64>)>,
+}
+
+/// A playback session that begins, and its segment of the addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Begun {
+    /// What was granted.
+    pub grant: Grant,
+    /// The session.
+    pub session: Session,
+    /// The path segment.
+    pub text: String,
 }
 
 impl Access {
@@ -130,6 +220,7 @@ impl Access {
         Ok(Self {
             installation: installation.to_owned(),
             keys,
+            sessions: keyring.sessions(),
             keyring,
         })
     }
@@ -143,27 +234,109 @@ impl Access {
     ///
     /// # Errors
     /// [`Refusal`].
-    pub fn check(&self, token: &str, ask: &Ask<'_>, now_unix_ms: i64) -> Result<Grant, Refusal> {
+    pub fn check(
+        &self,
+        token: &str,
+        ask: &Ask<'_>,
+        revoked: &Revocations,
+        now_unix_ms: i64,
+    ) -> Result<Grant, Refusal> {
         let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
+        revoked.refuse(&grant.holder(), ask.stream)?;
         grant.allows(ask)?;
         Ok(grant)
+    }
+
+    /// A token that lets its bearer manage all of these streams.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn manages(
+        &self,
+        token: &str,
+        streams: &StreamPattern,
+        address: IpAddr,
+        revoked: &Revocations,
+        now_unix_ms: i64,
+    ) -> Result<Grant, Refusal> {
+        let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
+        revoked.refuse_all(&grant.holder(), streams)?;
+        grant.allows_all(Action::Manage, streams, address)?;
+        Ok(grant)
+    }
+
+    /// Begins a playback session for somebody who has a token that lets them watch. `random` becomes its id.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn begin(
+        &self,
+        token: &str,
+        ask: &Ask<'_>,
+        revoked: &Revocations,
+        random: [u8; 12],
+        now_unix_ms: i64,
+    ) -> Result<Begun, Refusal> {
+        let grant = self.check(token, ask, revoked, now_unix_ms)?;
+        let session = Session::begin(&grant, random, now_unix_ms);
+        let (key, _) = self.sessions.first().ok_or(Refusal::Key)?;
+        let text = key.sign(ask.stream, &session)?;
+        Ok(Begun {
+            grant,
+            session,
+            text,
+        })
+    }
+
+    /// The playback session that an address names, if it may go on.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn session(
+        &self,
+        text: &str,
+        stream: &StreamName,
+        address: IpAddr,
+        revoked: &Revocations,
+        now_unix_ms: i64,
+    ) -> Result<Session, Refusal> {
+        let in_use =
+            (self.sessions.iter()).filter(|(_, retires)| retires.is_none_or(|at| at > now_unix_ms));
+        let mut refusal = Refusal::Signature;
+        for (key, _) in in_use {
+            match key.read(stream, text) {
+                Ok(session) => {
+                    session.check(address, now_unix_ms)?;
+                    revoked.refuse_session(&session, stream)?;
+                    return Ok(session);
+                }
+                Err(refused) => refusal = refused,
+            }
+        }
+        Err(refusal)
     }
 
     /// The stream that somebody who came with a token in the place of a stream key may publish.
     ///
     /// # Errors
     /// [`Refusal`]; [`Refusal::Stream`] also when neither token nor address names one stream.
-    pub fn publish(&self, question: &Admit, now_unix_ms: i64) -> Result<StreamName, Refusal> {
+    pub fn publish(
+        &self,
+        question: &Admit,
+        revoked: &Revocations,
+        now_unix_ms: i64,
+    ) -> Result<(StreamName, Grant), Refusal> {
         let grant = (self.keys).verify(&question.key, &self.installation, now_unix_ms)?;
         let stream = (question.stream.clone())
             .or_else(|| grant.claims().stream.name())
             .ok_or(Refusal::Stream)?;
+        revoked.refuse(&grant.holder(), &stream)?;
         grant.allows(&Ask {
             action: Action::Publish,
             stream: &stream,
             address: address(&question.peer).ok_or(Refusal::Address)?,
         })?;
-        Ok(stream)
+        Ok((stream, grant))
     }
 
     /// A token for somebody who has one that lets them manage all of those streams. `random` becomes its id. It ends with the one that it
@@ -177,11 +350,11 @@ impl Access {
         bearer: &str,
         address: IpAddr,
         wanted: &Wanted,
+        revoked: &Revocations,
         random: [u8; 12],
         now_unix_ms: i64,
     ) -> Result<Minted, NotMinted> {
-        let grant = self.keys.verify(bearer, &self.installation, now_unix_ms)?;
-        grant.allows_all(Action::Manage, &wanted.stream, address)?;
+        let grant = self.manages(bearer, &wanted.stream, address, revoked, now_unix_ms)?;
         let holder = grant.claims();
         let retires = grant.key_retires_unix_ms().map(Seconds::of_unix_ms);
         let longest = after(now_unix_ms, DELEGATED_S);
@@ -220,6 +393,64 @@ impl Access {
             session: None,
         };
         self.sign(wanted, &bounds, random, now_unix_ms)
+    }
+
+    /// A watch link of a stream, at its owner's word: its claims, to be kept.
+    ///
+    /// # Errors
+    /// [`NotMinted::Mint`] for a name that is none.
+    pub fn make_link(
+        &self,
+        stream: &StreamName,
+        wanted: &WantedLink,
+        random: [u8; 12],
+        now_unix_ms: i64,
+    ) -> Result<(Claims, Link), NotMinted> {
+        let name = wanted.name.trim();
+        if name.is_empty() || name.chars().count() > MAX_LINK_NAME {
+            return Err(MintError::Text.into());
+        }
+        let chat = wanted.chat.then_some(Action::Chat);
+        let act = Actions::new([Action::Watch].into_iter().chain(chat));
+        let claims = Claims {
+            iss: self.installation.clone(),
+            aud: Audience::One(self.installation.clone()),
+            sub: name.to_owned(),
+            stream: stream.clone().into(),
+            act: act.unwrap_or(Action::Watch.into()),
+            nbf: None,
+            iat: Some(Seconds::of_unix_ms(now_unix_ms)),
+            exp: after(now_unix_ms, wanted.for_s.min(MAX_LINK_S)),
+            sess_exp: None,
+            ip: Vec::new(),
+            max: wanted.max,
+            jti: Tag::from_bytes(random).to_string(),
+        };
+        let link = self.link(&claims, now_unix_ms)?;
+        Ok((claims, link))
+    }
+
+    /// A watch link that was made before: its claims, signed again.
+    ///
+    /// # Errors
+    /// [`MintError`] when this installation has got another name.
+    pub fn link(&self, claims: &Claims, created_unix_ms: i64) -> Result<Link, MintError> {
+        Ok(Link {
+            token: self.keyring.signer(&self.installation).mint(claims)?,
+            jti: claims.jti.clone(),
+            name: claims.sub.clone(),
+            exp: claims.exp,
+            max: claims.max,
+            created_unix_ms,
+        })
+    }
+
+    /// What takes a watch link back.
+    pub fn revoked_link(&self, jti: String) -> Revoked {
+        Revoked::Token {
+            iss: self.installation.clone(),
+            jti,
+        }
     }
 
     fn sign(

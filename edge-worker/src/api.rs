@@ -10,6 +10,7 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    access::Link,
     directory::{
         StreamEntry,
         settings::{Change, Title},
@@ -17,12 +18,27 @@ use crate::{
     live::{Broadcast, LiveTrack},
     playlist::{iso8601, multivariant::bandwidth},
     routes::Problem,
+    sessions::Listed,
 };
 
 /// The largest question of a box, bytes.
 pub const MAX_QUESTION_BYTES: usize = 16 * 1024;
 /// The largest object that is put through an edge, bytes.
 pub const MAX_OBJECT_BYTES: usize = 64 << 20;
+
+/// `GET /api/streams/{stream}/sessions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionList {
+    /// Who watches with a token, newest first.
+    pub sessions: Vec<Listed>,
+}
+
+/// `GET /api/streams/{stream}/links`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkList {
+    /// The stream's watch links, newest first.
+    pub links: Vec<Link>,
+}
 
 /// Picture or sound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -18,6 +18,9 @@ pub struct Beacon {
     /// The page is being left.
     #[serde(default)]
     pub left: bool,
+    /// The playback session of somebody who watches with a token: counted by its requests, and over when the page is left.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
 }
 
 /// The longest beacon that is read, bytes.
@@ -78,6 +81,7 @@ mod tests {
         Beacon {
             viewer: viewer.to_owned(),
             left,
+            session: None,
         }
     }
 

@@ -22,7 +22,7 @@ use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Resu
 use crate::{
     api,
     live::Directives,
-    routes::{self, Caching, Page, Problem, Route, Session, TrackAddress},
+    routes::{self, Caching, Page, Problem, Route, TrackAddress},
 };
 
 mod access;
@@ -230,6 +230,9 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             let Some(stream) = directory::stream(&env, &context, name).await? else {
                 return problem(Some(route), &Problem::no_stream());
             };
+            if stream.visibility().needs_token() {
+                return problem(Some(route), &Problem::token_needed());
+            }
             let Some(broadcast) = stream.newest() else {
                 return problem(Some(route), &Problem::not_live());
             };
@@ -264,7 +267,8 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
 
 async fn known_broadcast(env: &Env, context: &Context, address: &TrackAddress) -> Result<bool> {
     // Streams are public: every viewer has the one session. A private one comes with its own check.
-    if address.session != Session::public() {
+    let stream = directory::stream(env, context, &address.stream).await?;
+    if !address.session.is_public() || stream.is_none_or(|s| s.visibility().needs_token()) {
         return Ok(false);
     }
     directory::has_broadcast(env, context, &address.stream, &address.broadcast).await

@@ -12,6 +12,7 @@ use protocol::{
     limits::Limits,
     names::{BroadcastId, StreamName},
     stream_key::StreamKey,
+    token::{Revocation, Revocations},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -346,6 +347,7 @@ pub fn key_id(question: &Admit) -> Option<String> {
 pub struct Directory {
     streams: BTreeMap<StreamName, Stream>,
     by_key_id: HashMap<String, StreamName>,
+    revocations: Revocations,
 }
 
 impl FromIterator<Stream> for Directory {
@@ -362,6 +364,16 @@ impl Directory {
     /// The stream, if there is one of that name.
     pub fn stream(&self, name: &StreamName) -> Option<&Stream> {
         self.streams.get(name)
+    }
+
+    /// What was taken back.
+    pub fn revocations(&self) -> &Revocations {
+        &self.revocations
+    }
+
+    /// Takes something back.
+    pub fn revoke(&mut self, revocation: Revocation) {
+        self.revocations.add(revocation);
     }
 
     /// All streams by name.

@@ -66,7 +66,14 @@ fn class(route: &Route) -> (Class, Door) {
         Route::Streams | Route::Stream(_) | Route::Time { .. } => (Class::Api, Door::Watch),
         Route::Jwks => (Class::Api, Door::Open),
         Route::Beacon(_) => (Class::Beacons, Door::Watch),
-        Route::Studio(_) | Route::RotateKey(_) | Route::Tokens => (Class::Manage, Door::Manage),
+        Route::Studio(_)
+        | Route::RotateKey(_)
+        | Route::Tokens
+        | Route::Revocations
+        | Route::Sessions(_)
+        | Route::EndSession(..)
+        | Route::Links(_)
+        | Route::DeleteLink(..) => (Class::Manage, Door::Manage),
         Route::Admit
         | Route::Configure(_)
         | Route::Open

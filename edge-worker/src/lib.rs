@@ -11,6 +11,7 @@
 //! | [`directory`] | streams, their keys, who may publish | |
 //! | [`access`] | who may do what, by tokens | RFC 7519, RFC 8037 |
 //! | [`guard`] | who may come at all, and how often, by address, token and session | RFC 7239, RFC 6585 |
+//! | [`sessions`] | who watches with a token, and whether one more may | |
 //! | [`audience`] | how many watch | |
 //! | [`api`] | the JSON that both adapters say and take | RFC 8259 |
 //! | `cloudflare` | the adapter for Cloudflare Workers (feature `cloudflare`; runs on wasm32 only) | |
@@ -32,3 +33,4 @@ pub mod live;
 pub mod native;
 pub mod playlist;
 pub mod routes;
+pub mod sessions;

@@ -21,6 +21,7 @@ use protocol::{
     link::{CloseReason, Numbered, Opened, Part, Resume, Segment, ToEdge, Track, TrackKind},
     names::{BroadcastId, StreamName, TrackName},
     object_key::{ObjectKey, ObjectKind},
+    token::Holder,
 };
 use serde::{Deserialize, Serialize};
 
@@ -450,6 +451,9 @@ pub struct Broadcast {
     version: u64,
     #[serde(skip)]
     clock_offset_ms: Option<i64>,
+    /// Whose token the publisher came with, by the last heartbeat.
+    #[serde(default)]
+    publisher: Option<Holder>,
 }
 
 /// Ticks as microseconds, rounded down, saturating.
@@ -506,6 +510,7 @@ impl Broadcast {
             retired: VecDeque::new(),
             version: 1,
             clock_offset_ms: None,
+            publisher: None,
         };
         Ok((
             broadcast,
@@ -650,6 +655,11 @@ impl Broadcast {
     /// Whether a link is connected.
     pub fn is_linked(&self) -> bool {
         self.link == LinkState::Connected
+    }
+
+    /// Whose token the publisher came with; `None` with a stream key, and where that was not heard yet.
+    pub fn publisher(&self) -> Option<&Holder> {
+        self.publisher.as_ref()
     }
 
     /// How far the box's clock is ahead of the edge's, milliseconds, as far as heartbeats show it.
@@ -822,8 +832,13 @@ impl Broadcast {
     /// # Errors
     /// [`ApplyError`] when the message cannot be; the state is as it was. The link should then be refused.
     pub fn apply(&mut self, numbered: &Numbered, now_unix_ms: i64) -> Result<Applied, ApplyError> {
-        if let ToEdge::Heartbeat { clock_unix_ms } = numbered.message {
+        if let ToEdge::Heartbeat {
+            clock_unix_ms,
+            publisher,
+        } = numbered.message
+        {
             self.heartbeat(clock_unix_ms, now_unix_ms);
+            self.publisher = publisher;
             return Ok(Applied::NOTHING);
         }
         match numbered.seq {

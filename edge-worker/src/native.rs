@@ -38,6 +38,7 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod text;
+mod watch;
 
 pub use crate::api::{Server, Studio, TrackSummary};
 pub use access::{AccessError, Config as AccessConfig, load_keyring, rotate_keyring};

@@ -44,16 +44,38 @@ pub enum Text {
     Dash,
 }
 
-/// The text, for viewers with the session name `session` (`-` for a public stream).
-pub fn render(broadcast: &Broadcast, text: Text, session: &str) -> String {
+/// What stands for the session in the texts: the session of everybody who watches a public stream.
+pub const PUBLIC: &str = "-";
+
+/// The text, for viewers with the session [`PUBLIC`].
+pub fn render(broadcast: &Broadcast, text: Text) -> String {
     match text {
-        Text::Multivariant => multivariant::render(broadcast, session),
+        Text::Multivariant => multivariant::render(broadcast),
         Text::Media { track, skip } => media::render(broadcast, track, skip),
-        Text::Dash => dash::render(broadcast, session),
+        Text::Dash => dash::render(broadcast),
     }
 }
 
-/// The texts of one version of a broadcast, for one session name: each rendered once.
+/// The multivariant playlist or MPD of everybody, for one session. An MPD then says where it is fetched again: not with the token, which
+/// would begin another session each time.
+pub fn personal(text: &str, session: &str) -> String {
+    let all = format!("/{PUBLIC}/");
+    let text = text.replace(&all, &format!("/{session}/"));
+    // Between ProgramInformation and ServiceDescription (ISO/IEC 23009-1 section 5.3.1.3).
+    let place = "<ServiceDescription";
+    match text.contains("<MPD ") {
+        true => {
+            let location = format!("<Location>{DASH_FILE}?session={session}</Location>\n {place}");
+            text.replacen(place, &location, 1)
+        }
+        false => text,
+    }
+}
+
+/// The last segment of the MPD's address.
+const DASH_FILE: &str = "manifest.mpd";
+
+/// The texts of one version of a broadcast: each rendered once.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     version: u64,
@@ -62,7 +84,7 @@ pub struct Cache {
 
 impl Cache {
     /// The text, rendered or as it was rendered for this version. What is given is shared, not copied.
-    pub fn get(&mut self, broadcast: &Broadcast, text: Text, session: &str) -> Bytes {
+    pub fn get(&mut self, broadcast: &Broadcast, text: Text) -> Bytes {
         if self.version != broadcast.version() {
             self.version = broadcast.version();
             self.texts.clear();
@@ -80,7 +102,7 @@ impl Cache {
             self.texts.resize(index + 1, None);
         }
         self.texts[index]
-            .get_or_insert_with(|| Bytes::from(render(broadcast, text, session)))
+            .get_or_insert_with(|| Bytes::from(render(broadcast, text)))
             .clone()
     }
 }

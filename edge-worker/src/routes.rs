@@ -8,9 +8,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use protocol::{
     names::{BroadcastId, StreamName, TrackName},
     object_key::ObjectKey,
+    token::Tag,
 };
 
-use crate::live::Directives;
+use crate::{live::Directives, playlist::PUBLIC};
 
 mod problem;
 #[cfg(test)]
@@ -53,7 +54,7 @@ pub struct Session(String);
 impl Session {
     /// The session of every viewer of a public stream.
     pub fn public() -> Self {
-        Self("-".to_owned())
+        Self(PUBLIC.to_owned())
     }
 
     /// The path segment.
@@ -61,11 +62,53 @@ impl Session {
         &self.0
     }
 
+    /// Whether it is that of every viewer of a public stream.
+    pub fn is_public(&self) -> bool {
+        self.0 == PUBLIC
+    }
+
     fn parse(text: &str) -> Option<Self> {
         let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         let ok =
             (1..=512).contains(&text.len()) && text.bytes().all(safe) && !text.starts_with('.');
         ok.then(|| Self(text.to_owned()))
+    }
+}
+
+/// What a viewer shows to be let in: a token at first, and with the MPD that is fetched again the session that it got.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Pass {
+    /// A token: `Authorization: Bearer`, or `?token=` where a player can set no header.
+    Token(String),
+    /// `?session=`.
+    Session(Session),
+}
+
+impl Pass {
+    /// What a request for a multivariant playlist or an MPD shows, if anything. The header goes first.
+    ///
+    /// # Errors
+    /// 400 for a session that can be none.
+    pub fn of(query: Option<&str>, bearer: Option<&str>) -> Result<Option<Self>, Problem> {
+        if let Some(token) = bearer {
+            return Ok(Some(Self::Token(token.to_owned())));
+        }
+        let value = |wanted: &str| pairs(query).find(|(name, _)| *name == wanted);
+        if let Some((_, session)) = value("session") {
+            let session = Session::parse(session);
+            let malformed = || Problem::token(&protocol::token::Refusal::Malformed);
+            return Ok(Some(Self::Session(session.ok_or_else(malformed)?)));
+        }
+        Ok(value("token").map(|(_, token)| Self::Token(token.to_owned())))
+    }
+}
+
+impl std::fmt::Debug for Pass {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Token(_) => "Pass::Token(…)",
+            Self::Session(_) => "Pass::Session(…)",
+        })
     }
 }
 
@@ -116,6 +159,16 @@ pub enum Route {
     RotateKey(StreamName),
     /// `POST /api/tokens`.
     Tokens,
+    /// `POST /api/revocations`.
+    Revocations,
+    /// `GET /api/streams/{stream}/sessions`.
+    Sessions(StreamName),
+    /// `DELETE /api/streams/{stream}/sessions/{id}`.
+    EndSession(StreamName, Tag),
+    /// `GET` and `POST /api/streams/{stream}/links`.
+    Links(StreamName),
+    /// `DELETE /api/streams/{stream}/links/{jti}`.
+    DeleteLink(StreamName, String),
     /// `GET /.well-known/jwks.json`.
     Jwks,
     /// `GET /healthz`.
@@ -296,9 +349,14 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         route = Route::Delete(key.clone());
     }
     let allowed: &'static str = match &route {
-        Route::Beacon(_) | Route::RotateKey(_) | Route::Tokens | Route::Admit | Route::Open => {
-            "POST, OPTIONS"
-        }
+        Route::Beacon(_)
+        | Route::RotateKey(_)
+        | Route::Tokens
+        | Route::Revocations
+        | Route::Admit
+        | Route::Open => "POST, OPTIONS",
+        Route::Links(_) => "GET, HEAD, POST, OPTIONS",
+        Route::EndSession(..) | Route::DeleteLink(..) => "DELETE, OPTIONS",
         Route::PutStream(_) | Route::Configure(_) => "PUT",
         Route::Put(_) | Route::Delete(_) => "PUT, DELETE",
         _ => "GET, HEAD, OPTIONS",
@@ -351,7 +409,16 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         },
         ["api", "studio", name] => Route::Studio(stream(name)?),
         ["api", "studio", name, "rotate-key"] => Route::RotateKey(stream(name)?),
+        ["api", "streams", name, "sessions"] => Route::Sessions(stream(name)?),
+        ["api", "streams", name, "sessions", id] => {
+            Route::EndSession(stream(name)?, id.parse().map_err(|_| not_found())?)
+        }
+        ["api", "streams", name, "links"] => Route::Links(stream(name)?),
+        ["api", "streams", name, "links", jti] => {
+            Route::DeleteLink(stream(name)?, link_id(jti).ok_or_else(not_found)?)
+        }
         ["api", "tokens"] => Route::Tokens,
+        ["api", "revocations"] => Route::Revocations,
         [".well-known", "jwks.json"] => Route::Jwks,
         ["healthz"] => Route::Health,
         ["readyz"] => Route::Ready,
@@ -366,6 +433,11 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         ] => return Err(not_found()),
         _ => Route::Asset(asset(rest).ok_or_else(not_found)?),
     })
+}
+
+/// The id of a watch link's token: as this installation makes them.
+fn link_id(text: &str) -> Option<String> {
+    Some(text.parse::<Tag>().ok()?.to_string())
 }
 
 /// A path of the bundle, if it can be one: no empty, hidden or dotted segment, no percent-encoding.

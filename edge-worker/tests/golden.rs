@@ -32,7 +32,7 @@ fn a_recorded_broadcast_gives_the_same_texts_as_ever() {
         }
     }
     for (file, text) in texts {
-        let rendered = render(&broadcast, text, "-");
+        let rendered = render(&broadcast, text);
         let path = folder.join(&file);
         if std::env::var_os("UPDATE_GOLDEN").is_some() {
             fs::write(&path, rendered).unwrap();

@@ -184,8 +184,8 @@ pub fn timeline(bytes: &[u8]) {
         }
     }
     if let Some(broadcast) = &state {
-        let _ = render(broadcast, Text::Dash, "-");
-        let _ = render(broadcast, Text::Multivariant, "-");
+        let _ = render(broadcast, Text::Dash);
+        let _ = render(broadcast, Text::Multivariant);
         for (full, delta) in texts(broadcast).values() {
             box_independent(full, lint::media(full));
             if delta != full {
@@ -207,7 +207,7 @@ fn heads(broadcast: &Broadcast) -> Vec<u64> {
 /// Each track's playlist and delta update.
 fn texts(broadcast: &Broadcast) -> BTreeMap<String, (String, String)> {
     let tracks = broadcast.tracks().iter().enumerate();
-    let text = |track, skip| render(broadcast, Text::Media { track, skip }, "-");
+    let text = |track, skip| render(broadcast, Text::Media { track, skip });
     tracks
         .map(|(track, live)| {
             (
@@ -360,9 +360,9 @@ impl Edge {
             .iter()
             .map(|(name, (full, _))| (name.clone(), full.clone()));
         sound(lint::renditions(&full.collect()), "");
-        let multivariant = render(broadcast, Text::Multivariant, "-");
+        let multivariant = render(broadcast, Text::Multivariant);
         sound(lint::multivariant(&multivariant), &multivariant);
-        let _ = render(broadcast, Text::Dash, "-");
+        let _ = render(broadcast, Text::Dash);
         self.seen = texts;
     }
 }

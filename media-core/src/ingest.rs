@@ -28,7 +28,7 @@ mod server;
 
 use std::{fmt, net::SocketAddr};
 
-use protocol::names::StreamName;
+use protocol::{names::StreamName, token::Holder};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -69,6 +69,8 @@ pub struct Publisher {
     pub peer: SocketAddr,
     /// What it speaks.
     pub protocol: Protocol,
+    /// Whose token it came with; `None` with a stream key.
+    pub holder: Option<Holder>,
     /// What it sends.
     pub events: queue::Events,
     /// Cancel it to end the connection; `events` then end with [`Cut`](crate::media::PublisherEnd::Cut).

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     link::Resume,
     names::{BroadcastId, StreamName},
+    token::Holder,
 };
 
 /// May this publisher publish, and as what?
@@ -38,6 +39,9 @@ pub struct Admission {
     /// When the session ends whatever it does, Unix milliseconds; never when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_unix_ms: Option<i64>,
+    /// Whose token it came with; the edge is told again over the broadcast's link ([`crate::link::ToEdge::Heartbeat`]).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<Holder>,
 }
 
 impl Admission {
@@ -46,6 +50,7 @@ impl Admission {
         Self {
             stream,
             ends_unix_ms: None,
+            holder: None,
         }
     }
 }

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     names::{BroadcastId, StreamName, TrackName},
     object_key::ObjectKey,
+    token::Holder,
 };
 
 /// `EXT-X-TARGETDURATION` of every playlist, seconds.
@@ -50,10 +51,13 @@ pub enum ToEdge {
         /// Why.
         reason: CloseReason,
     },
-    /// The box's clock, once in two seconds; outside the order (`seq` 0).
+    /// The box's clock and who publishes, once in two seconds and when another one does; outside the order (`seq` 0).
     Heartbeat {
         /// Unix time, milliseconds.
         clock_unix_ms: i64,
+        /// Whose token the publisher came with: the edge ends the broadcast when that is taken back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        publisher: Option<Holder>,
     },
 }
 

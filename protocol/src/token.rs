@@ -29,12 +29,14 @@
 
 mod claims;
 mod ed25519;
+mod holder;
 mod keys;
 mod revocations;
 
 use std::net::IpAddr;
 
 pub use claims::{Action, Actions, Audience, Claims, MalformedPattern, Seconds, StreamPattern};
+pub use holder::{Holder, MalformedTag, Tag};
 pub use keys::{Jwk, Jwks, KeyError, KeySet, MintError, SigningKey, VerifyingKey};
 pub use revocations::{Revocation, Revocations, Revoked};
 
@@ -148,6 +150,11 @@ impl Grant {
             return Err(Refusal::Address);
         }
         Ok(())
+    }
+
+    /// What of it stays with a session that it begins.
+    pub fn holder(&self) -> Holder {
+        Holder::of(&self.claims)
     }
 
     /// When the key that signed it retires, if that is known, Unix milliseconds: what is made on its word ends no later.

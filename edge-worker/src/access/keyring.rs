@@ -4,7 +4,10 @@
 //! newest first, seeds in base64url.
 
 use data_encoding::BASE64URL_NOPAD;
-use protocol::token::{KeyError, SigningKey, VerifyingKey};
+use protocol::{
+    session::SessionKey,
+    token::{KeyError, SigningKey, VerifyingKey},
+};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
 
@@ -129,6 +132,13 @@ impl Keyring {
         let key = self.keys.first().and_then(Key::bytes);
         key.and_then(|seed| SigningKey::from_seed(issuer, &seed).ok())
             .unwrap_or_else(|| unreachable!("a keyring has a key, and `Access` an issuer"))
+    }
+
+    /// What signs playback sessions, and when it retires (Unix milliseconds): one a key, the one in use first.
+    pub(super) fn sessions(&self) -> Vec<(SessionKey, Option<i64>)> {
+        let keys = self.keys.iter();
+        keys.filter_map(|key| Some((SessionKey::derive(&*key.bytes()?), key.retires_unix_ms)))
+            .collect()
     }
 
     /// What checks the tokens of this issuer, all streams'.

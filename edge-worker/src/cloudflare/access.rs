@@ -4,7 +4,7 @@
 use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
 use http::StatusCode;
-use protocol::token::Jwks;
+use protocol::token::{Jwks, Revocations};
 use worker::{Env, Request, Response, Result};
 
 use super::{
@@ -75,7 +75,14 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
         Err(found) => return problem(Some(route), &found),
     };
     let address = address(&request)?;
-    match access.mint(bearer, address, &wanted, random()?, now_unix_ms()) {
+    match access.mint(
+        bearer,
+        address,
+        &wanted,
+        &Revocations::default(),
+        random()?,
+        now_unix_ms(),
+    ) {
         Ok(minted) => json(Some(route), StatusCode::OK, Caching::Never, &minted),
         Err(NotMinted::Refused(refusal)) => problem(Some(route), &Problem::token(&refusal)),
         Err(NotMinted::Mint(error)) => problem(Some(route), &Problem::mint(&error)),

@@ -16,7 +16,7 @@ use http::StatusCode;
 use protocol::{
     internal::{Admission, Admit},
     names::{BroadcastId, StreamName},
-    token,
+    token::{self, Revocations},
 };
 use wasm_bindgen::JsValue;
 use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Response, Result};
@@ -377,16 +377,20 @@ pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Res
     };
     if is_token(&asked.key) {
         let stream = match access::access(env)? {
-            Some(access) => access.publish(&asked, now_unix_ms()),
+            Some(access) => access.publish(&asked, &Revocations::default(), now_unix_ms()),
             None => Err(token::Refusal::Key),
         };
-        let stream = match stream {
-            Ok(stream) => stream,
+        let (stream, grant) = match stream {
+            Ok((stream, grant)) => (stream, grant),
             Err(refusal) => return problem(Some(route), &Problem::refused(refusal.to_string())),
         };
         return match find_stream(env, sql::stream(&stream)).await? {
             Some(_) => {
-                let admission = Admission::of(stream);
+                let admission = Admission {
+                    ends_unix_ms: grant.session_ends_unix_ms(),
+                    holder: Some(grant.holder()),
+                    ..Admission::of(stream)
+                };
                 answer::json(Some(route), StatusCode::OK, Caching::Never, &admission)
             }
             None => {

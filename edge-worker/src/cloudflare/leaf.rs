@@ -379,7 +379,7 @@ impl Leaf {
                     Route::Dash(_) => (Text::Dash, playlist::DASH_TYPE),
                     _ => (Text::Multivariant, playlist::HLS_TYPE),
                 };
-                let body = cache.get(broadcast, text, "-");
+                let body = cache.get(broadcast, text);
                 answer(
                     Some(route),
                     StatusCode::OK,
@@ -468,7 +468,6 @@ fn media(
                     track,
                     skip: directives.skip,
                 },
-                "-",
             );
             Ok(Step::Answer(answer(
                 Some(route),

@@ -3,7 +3,10 @@
 //! The tables are made by the files in `migrations/`. Values are numbered parameters, and an atomic change is one batch: D1 has no
 //! transaction in which something could be read before something else is decided.
 
-use protocol::names::{BroadcastId, StreamName};
+use protocol::{
+    names::{BroadcastId, StreamName},
+    token::Revocation,
+};
 use serde::Deserialize;
 
 use super::{
@@ -278,5 +281,109 @@ pub fn set_viewers(stream: &StreamName, viewers: usize) -> Statement {
             i64::try_from(viewers).unwrap_or(i64::MAX).into(),
             stream.as_str().into(),
         ],
+    )
+}
+
+/// A revocation. Integers are read as D1 gives them.
+#[derive(Debug, Deserialize)]
+pub struct RevocationRow {
+    /// Higher than that of any other before it.
+    pub id: f64,
+    what: String,
+    streams: String,
+    at_unix_ms: f64,
+    until_unix_ms: Option<f64>,
+}
+
+impl RevocationRow {
+    /// What it says; `None` where it cannot be read.
+    pub fn read(self) -> Option<Revocation> {
+        Some(Revocation {
+            what: serde_json::from_str(&self.what).ok()?,
+            streams: self.streams.parse().ok()?,
+            at_unix_ms: self.at_unix_ms as i64,
+            until_unix_ms: self.until_unix_ms.map(|until| until as i64),
+        })
+    }
+}
+
+/// The revocations since that one: [`RevocationRow`]s, oldest first.
+pub fn revocations(after_id: i64) -> Statement {
+    Statement::new(
+        "SELECT id, what, streams, at_unix_ms, until_unix_ms FROM revocations WHERE id > ?1 ORDER BY id",
+        [after_id.into()],
+    )
+}
+
+/// Keeps a revocation; what is of no use any more goes. One batch.
+pub fn revoke(revocation: &Revocation, now_unix_ms: i64) -> [Statement; 2] {
+    let what =
+        serde_json::to_string(&revocation.what).unwrap_or_else(|_| unreachable!("texts are JSON"));
+    [
+        Statement::new(
+            "DELETE FROM revocations WHERE until_unix_ms <= ?1",
+            [now_unix_ms.into()],
+        ),
+        Statement::new(
+            "INSERT OR REPLACE INTO revocations (what, streams, at_unix_ms, until_unix_ms) VALUES (?1, ?2, ?3, ?4)",
+            [
+                what.as_str().into(),
+                revocation.streams.to_string().as_str().into(),
+                revocation.at_unix_ms.into(),
+                revocation.until_unix_ms.map_or(Value::Null, Value::Integer),
+            ],
+        ),
+    ]
+}
+
+/// A watch link. Integers are read as D1 gives them.
+#[derive(Debug, Deserialize)]
+pub struct LinkRow {
+    /// Its token's id.
+    pub jti: String,
+    /// What the owner calls it.
+    pub name: String,
+    /// Its claims, JSON.
+    pub claims: String,
+    /// When it was made.
+    pub created_unix_ms: f64,
+}
+
+/// The watch links of a stream: [`LinkRow`]s, newest first.
+pub fn links(stream: &StreamName) -> Statement {
+    Statement::new(
+        "SELECT jti, name, claims, created_unix_ms FROM links WHERE stream = ?1 ORDER BY created_unix_ms DESC, jti",
+        [stream.as_str().into()],
+    )
+}
+
+/// Keeps a watch link, where the stream has fewer than so many.
+pub fn add_link(
+    stream: &StreamName,
+    jti: &str,
+    name: &str,
+    claims: &str,
+    now_unix_ms: i64,
+    most: usize,
+) -> Statement {
+    Statement::new(
+        "INSERT INTO links (jti, stream, name, claims, created_unix_ms)
+         SELECT ?1, ?2, ?3, ?4, ?5 WHERE (SELECT COUNT(*) FROM links WHERE stream = ?2) < ?6",
+        [
+            jti.into(),
+            stream.as_str().into(),
+            name.into(),
+            claims.into(),
+            now_unix_ms.into(),
+            i64::try_from(most).unwrap_or(i64::MAX).into(),
+        ],
+    )
+}
+
+/// Forgets a watch link.
+pub fn delete_link(stream: &StreamName, jti: &str) -> Statement {
+    Statement::new(
+        "DELETE FROM links WHERE stream = ?1 AND jti = ?2",
+        [stream.as_str().into(), jti.into()],
     )
 }

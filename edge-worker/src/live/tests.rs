@@ -44,7 +44,7 @@ fn apply_all(broadcast: &mut Option<Broadcast>, messages: &[Numbered], now: i64)
 
 fn playlists(broadcast: &Broadcast) -> BTreeMap<String, String> {
     let tracks = broadcast.tracks().iter().enumerate();
-    let text = |track| render(broadcast, Text::Media { track, skip: false }, "-");
+    let text = |track| render(broadcast, Text::Media { track, skip: false });
     tracks
         .map(|(i, t)| (t.name().to_string(), text(i)))
         .collect()
@@ -63,7 +63,6 @@ fn assert_sound(broadcast: &Broadcast) {
                 track: index,
                 skip: false,
             },
-            "-",
         );
         let delta = render(
             broadcast,
@@ -71,7 +70,6 @@ fn assert_sound(broadcast: &Broadcast) {
                 track: index,
                 skip: true,
             },
-            "-",
         );
         if delta != full {
             assert_eq!(
@@ -83,10 +81,10 @@ fn assert_sound(broadcast: &Broadcast) {
     }
     assert_eq!(lint::renditions(&texts), Vec::<String>::new(), "{texts:#?}");
     if !broadcast.tracks().is_empty() {
-        let text = render(broadcast, Text::Multivariant, "-");
+        let text = render(broadcast, Text::Multivariant);
         assert_eq!(lint::multivariant(&text), Vec::<String>::new(), "\n{text}");
     }
-    let mpd = render(broadcast, Text::Dash, "-");
+    let mpd = render(broadcast, Text::Dash);
     assert_mpd(broadcast, &mpd);
 }
 
@@ -554,7 +552,7 @@ fn after_a_crash_the_unfinished_segment_is_a_gap_and_no_number_comes_back() {
                 assert_eq!(lint::update(&before[&name], &text), Vec::<String>::new());
             }
         }
-        let mpd = render(&broadcast, Text::Dash, "-");
+        let mpd = render(&broadcast, Text::Dash);
         assert_eq!(mpd.matches("<Period ").count(), 2, "{mpd}");
         assert!(mpd.contains(&format!("<Period id=\"p{next}\"")), "{mpd}");
     }
@@ -615,7 +613,7 @@ fn a_broadcast_closed_in_mid_segment_ends_at_its_last_whole_segment() {
             .values()
             .all(|t| t.ends_with("#EXT-X-ENDLIST\n") && !t.contains("PRELOAD-HINT"))
     );
-    assert!(render(&broadcast, Text::Dash, "-").contains("mediaPresentationDuration=\"PT5.994S\""));
+    assert!(render(&broadcast, Text::Dash).contains("mediaPresentationDuration=\"PT5.994S\""));
     let late = Numbered {
         seq: broadcast.seq() + 1,
         message: running[9].message.clone(),
@@ -696,6 +694,7 @@ fn the_box_s_clock_is_known_from_its_heartbeats() {
             seq: 0,
             message: ToEdge::Heartbeat {
                 clock_unix_ms: clock,
+                publisher: None,
             },
         };
         assert_eq!(broadcast.apply(&beat, now).unwrap(), Applied::NOTHING);
@@ -846,10 +845,10 @@ proptest! {
                 prop_assert_eq!(&broadcast, &before);
             }
             for track in 0..broadcast.tracks().len() {
-                let _ = render(&broadcast, Text::Media { track, skip: true }, "-");
+                let _ = render(&broadcast, Text::Media { track, skip: true });
             }
-            let _ = render(&broadcast, Text::Multivariant, "-");
-            let _ = render(&broadcast, Text::Dash, "-");
+            let _ = render(&broadcast, Text::Multivariant);
+            let _ = render(&broadcast, Text::Dash);
         }
     }
 

@@ -18,7 +18,7 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
-use protocol::names::StreamName;
+use protocol::{names::StreamName, token::Revocation};
 use rusqlite::{
     Connection, OpenFlags, Transaction, TransactionBehavior,
     types::{ToSqlOutput, ValueRef},
@@ -31,7 +31,7 @@ use crate::directory::{
     Directory, Refusal, Stream, StreamEntry,
     seal::Seal,
     settings::Change,
-    sql::{self, Statement, StreamRow, Value},
+    sql::{self, LinkRow, RevocationRow, Statement, StreamRow, Value},
 };
 
 /// How long a call waits for another process that writes.
@@ -40,7 +40,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const SECRET_BYTES: usize = 32;
 
 /// The files of `migrations/`, in order, as wrangler applies them to D1.
-const MIGRATIONS: [(&str, &str); 4] = [
+const MIGRATIONS: [(&str, &str); 5] = [
     (
         "0001_directory.sql",
         include_str!("../../migrations/0001_directory.sql"),
@@ -56,6 +56,10 @@ const MIGRATIONS: [(&str, &str); 4] = [
     (
         "0004_streams.sql",
         include_str!("../../migrations/0004_streams.sql"),
+    ),
+    (
+        "0005_sessions.sql",
+        include_str!("../../migrations/0005_sessions.sql"),
     ),
 ];
 
@@ -308,6 +312,66 @@ impl Database {
         })
     }
 
+    /// Takes something back.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when it cannot be kept.
+    pub fn revoke(
+        &mut self,
+        revocation: Revocation,
+        now_unix_ms: i64,
+    ) -> Result<(), DatabaseError> {
+        self.execute(&sql::revoke(&revocation, now_unix_ms))?;
+        Arc::make_mut(&mut self.directory).revoke(revocation);
+        Ok(())
+    }
+
+    /// The watch links of a stream, newest first.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when they cannot be read.
+    pub fn links(&mut self, stream: &StreamName) -> Result<Vec<LinkRow>, DatabaseError> {
+        rows(&self.path, &self.connection, &sql::links(stream))
+    }
+
+    /// Forgets a watch link and takes it back; false where the stream has none of that id.
+    ///
+    /// # Errors
+    /// [`DatabaseError`]; then neither is done.
+    pub fn delete_link(
+        &mut self,
+        stream: &StreamName,
+        jti: &str,
+        revocation: Revocation,
+        now_unix_ms: i64,
+    ) -> Result<bool, DatabaseError> {
+        let transaction = begin(&self.path, &mut self.connection)?;
+        run(&self.path, &transaction, &[sql::delete_link(stream, jti)])?;
+        if transaction.changes() == 0 {
+            return Ok(false);
+        }
+        run(
+            &self.path,
+            &transaction,
+            &sql::revoke(&revocation, now_unix_ms),
+        )?;
+        transaction.commit().map_err(sql_error(&self.path))?;
+        Arc::make_mut(&mut self.directory).revoke(revocation);
+        Ok(true)
+    }
+
+    /// Runs statements that change nothing of the streams: all of them, or none. How many rows the last one changed.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn execute(&mut self, statements: &[Statement]) -> Result<usize, DatabaseError> {
+        let transaction = begin(&self.path, &mut self.connection)?;
+        run(&self.path, &transaction, statements)?;
+        let changed = transaction.changes();
+        transaction.commit().map_err(sql_error(&self.path))?;
+        Ok(usize::try_from(changed).unwrap_or(usize::MAX))
+    }
+
     /// Decides on the directory as it is, with every other writer waiting, and runs the batch that comes of it, which changes this stream
     /// and no other.
     fn change<T>(
@@ -510,11 +574,17 @@ fn read_if_changed(
     if version == known {
         return Ok(None);
     }
-    let rows: Vec<StreamRow> = rows(path, connection, &sql::streams())?;
-    Ok(Some((
-        version,
-        rows.into_iter().map(Stream::from).collect(),
-    )))
+    let streams: Vec<StreamRow> = rows(path, connection, &sql::streams())?;
+    let mut directory: Directory = streams.into_iter().map(Stream::from).collect();
+    let revocations: Vec<RevocationRow> = rows(path, connection, &sql::revocations(0))?;
+    for revocation in revocations {
+        match revocation.read() {
+            Some(revocation) => directory.revoke(revocation),
+            // Written by a newer version of the program, or by hand.
+            None => tracing::error!("a revocation cannot be read, and is not in force"),
+        }
+    }
+    Ok(Some((version, directory)))
 }
 
 /// Runs statements as a batch of D1: all of them or, with the transaction, none.

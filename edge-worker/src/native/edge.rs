@@ -34,6 +34,7 @@ use crate::{
     directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal, settings::Change},
     guard::{Guard, Rules},
     live::Broadcast,
+    sessions::Sessions,
 };
 
 /// A broadcast's objects are left alone for so long after the last one was written, however unknown it is, milliseconds.
@@ -99,6 +100,7 @@ struct Inner {
     started: Instant,
     broadcasts: Mutex<Broadcasts>,
     audience: Mutex<HashMap<StreamName, Audience>>,
+    sessions: Mutex<HashMap<StreamName, Sessions>>,
     objects: Objects,
     assets: Assets,
     /// The bundle's files with their compressed forms.
@@ -160,6 +162,7 @@ impl Edge {
             database: Shared::new(database),
             broadcasts: Mutex::default(),
             audience: Mutex::default(),
+            sessions: Mutex::default(),
             objects: Objects::new(store, config.cache_bytes),
             assets,
             texts: Mutex::default(),
@@ -305,9 +308,15 @@ impl Edge {
     async fn admit_key(&self, question: &Admit) -> Result<Admission, EdgeError> {
         let directory = self.reload().await;
         if access::is_token(&question.key) {
-            let stream = self.access().publish(question, super::wall_unix_ms())?;
+            let (stream, grant) =
+                self.access()
+                    .publish(question, directory.revocations(), super::wall_unix_ms())?;
             return match directory.stream(&stream) {
-                Some(_) => Ok(Admission::of(stream)),
+                Some(_) => Ok(Admission {
+                    ends_unix_ms: grant.session_ends_unix_ms(),
+                    holder: Some(grant.holder()),
+                    ..Admission::of(stream)
+                }),
                 None => Err(Refusal::NoStream(stream).into()),
             };
         }
@@ -423,7 +432,7 @@ impl Edge {
     }
 
     /// Asks or changes the database; what it then has is what is decided with.
-    async fn change<T: Send + 'static>(
+    pub(super) async fn change<T: Send + 'static>(
         &self,
         calls: impl FnOnce(&mut Database) -> Result<T, DatabaseError> + Send + 'static,
     ) -> Result<T, EdgeError> {
@@ -446,7 +455,7 @@ impl Edge {
         self.directory()
     }
 
-    fn directory(&self) -> Arc<Directory> {
+    pub(super) fn directory(&self) -> Arc<Directory> {
         Arc::clone(&lock(&self.0.directory))
     }
 
@@ -497,9 +506,8 @@ impl Edge {
 
     pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {
         let now = self.now_unix_ms();
-        let viewers = lock(&self.0.audience)
-            .get_mut(name)
-            .map_or(0, |a| a.count(now));
+        let beacons = (lock(&self.0.audience).get_mut(name)).map_or(0, |a| a.count(now));
+        let viewers = beacons + self.session_count(name);
         let on_air = self.current(name).and_then(|live| live.with(OnAir::now));
         let title = (self.directory().stream(name)).and_then(|stream| stream.title.clone());
         StreamSummary::new(name.clone(), title, on_air, viewers as u64)
@@ -531,7 +539,7 @@ impl Edge {
         lock(&self.0.broadcasts).current.get(&live.stream) == Some(&live.id)
     }
 
-    fn broadcasts(&self) -> Vec<Arc<Live>> {
+    pub(super) fn broadcasts(&self) -> Vec<Arc<Live>> {
         lock(&self.0.broadcasts).by_id.values().cloned().collect()
     }
 
@@ -555,8 +563,7 @@ impl Edge {
         }
         let (broadcast, _) = Broadcast::begin(first, now).map_err(|e| e.to_string())?;
         if let Some(before) = self.current(&opened.stream) {
-            before.end(CloseReason::Stopped, now);
-            before.refuse_link();
+            before.refuse("the stream has a newer broadcast", now);
         }
         tracing::info!(stream = %opened.stream, broadcast = %id, "a broadcast begins");
         let live = self.take_up(broadcast);
@@ -578,6 +585,10 @@ impl Edge {
     /// How long this edge runs: the time of [`Self::guard`].
     pub(super) fn uptime(&self) -> Duration {
         self.0.started.elapsed()
+    }
+
+    pub(super) fn sessions(&self) -> &Mutex<HashMap<StreamName, Sessions>> {
+        &self.0.sessions
     }
 
     pub(super) fn secret(&self) -> Option<&LinkSecret> {

@@ -25,16 +25,18 @@ use super::{
     live::{Form, Live, SegmentSource},
     objects::{ObjectError, content_type},
     text::{Coding, Text},
+    watch::{self, Viewer},
 };
 use crate::{
-    access::{NotMinted, Wanted},
-    api::{self, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, StreamList, Time},
+    access::{NotMinted, TakeBack, Wanted, WantedLink},
+    api::{self, LinkList, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, SessionList, StreamList, Time},
     audience::{Beacon, MAX_BEACON_BYTES},
     directory::bearer,
     guard::Client,
     live::{Directives, Head, ObjectAnswer, Verdict},
-    playlist::{DASH_TYPE, HLS_TYPE, iso8601},
-    routes::{self, Caching, PROBLEM_TYPE, Page, Problem, Route, TrackAddress},
+    playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
+    routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
+    sessions::Protocol,
 };
 
 /// How long a blocked request waits.
@@ -85,7 +87,8 @@ impl Site {
             (Ok(()), Ok(Route::Media(address, directives))) => {
                 let coding = Coding::negotiate(request.headers());
                 drop(request);
-                edge.media(address, directives, coding, PATIENCE).await
+                edge.media(address, directives, client.address, coding, PATIENCE)
+                    .await
             }
             (Ok(()), Ok(Route::Object(key))) => {
                 let conditions = Conditions::read(request.headers());
@@ -283,27 +286,29 @@ fn asset_type(path: &str) -> &'static str {
 impl Edge {
     // ---- playlists and media
 
-    /// The track of an address, if the broadcast and the session are known.
-    fn find(&self, address: &TrackAddress) -> Result<(Arc<Live>, usize), Problem> {
-        // Streams are public: every viewer has the one session. A private one comes with its own check.
-        let live = self
-            .live(&address.broadcast)
-            .filter(|live| live.stream == address.stream);
-        let live = live
-            .filter(|_| address.session == routes::Session::public())
+    /// The track of an address, and who asks for it, if they may.
+    fn find(
+        &self,
+        address: &TrackAddress,
+        peer: IpAddr,
+    ) -> Result<(Arc<Live>, usize, Viewer), Problem> {
+        let live = (self.live(&address.broadcast))
+            .filter(|live| live.stream == address.stream)
             .ok_or_else(Problem::not_found)?;
         let track = live.track(&address.track).ok_or_else(Problem::not_found)?;
-        Ok((live, track))
+        let viewer = self.viewer(&address.stream, &address.session, peer)?;
+        Ok((live, track, viewer))
     }
 
     pub(super) async fn media(
         &self,
         address: &TrackAddress,
         directives: &Directives,
+        peer: IpAddr,
         coding: Coding,
         patience: Duration,
     ) -> Result<Answer, Problem> {
-        let (live, track) = self.find(address)?;
+        let (live, track, viewer) = self.find(address, peer)?;
         let mut feed = live.feed(track).ok_or_else(Problem::not_found)?;
         let deadline = Instant::now() + patience;
         let view = loop {
@@ -322,6 +327,7 @@ impl Edge {
                 },
             }
         };
+        self.still(&address.stream, &viewer)?;
         let caching = match view.head {
             Some(head) if head.is_at_the_end(directives) && !head.ended => Caching::Blocked,
             _ => Caching::Live,
@@ -391,8 +397,13 @@ impl Edge {
     }
 
     /// A segment by number: whole when it is complete, else part by part as they come.
-    async fn segment(&self, address: &TrackAddress, msn: u64) -> Result<Answer, Problem> {
-        let (live, track) = self.find(address)?;
+    async fn segment(
+        &self,
+        address: &TrackAddress,
+        msn: u64,
+        peer: IpAddr,
+    ) -> Result<Answer, Problem> {
+        let (live, track, viewer) = self.find(address, peer)?;
         let mut feed = live.feed(track).ok_or_else(Problem::not_found)?;
         let deadline = Instant::now() + PATIENCE;
         loop {
@@ -412,13 +423,14 @@ impl Edge {
                 Ok(Err(_)) => return Err(Problem::not_found()),
                 Err(_) => return Err(Problem::timeout()),
             }
+            self.still(&address.stream, &viewer)?;
         }
         let kind = if address.track.is_video() {
             "video/mp4"
         } else {
             "audio/mp4"
         };
-        let parts = self.clone().running(live, track, msn);
+        let parts = self.clone().running(live, track, msn, viewer);
         Ok(Answer {
             body: Payload::Right(Body::from_stream(parts)),
             size: None,
@@ -433,38 +445,46 @@ impl Edge {
         live: Arc<Live>,
         track: usize,
         msn: u64,
+        viewer: Viewer,
     ) -> impl Stream<Item = Result<Bytes, ObjectError>> + Send {
         let feed = live.feed(track);
-        stream::try_unfold(Some((self, live, feed, 0_usize)), move |more| async move {
-            let Some((edge, live, mut feed, have)) = more else {
-                return Ok(None);
-            };
-            let Some(watched) = feed.as_mut() else {
-                return Err(ObjectError::Absent);
-            };
-            let deadline = Instant::now() + PATIENCE;
-            loop {
-                let closing = watched.borrow_and_update().closing;
-                let next = match live.segment(track, msn, have) {
-                    SegmentSource::Running(next) => next,
-                    // Completed before anything of it was sent.
-                    SegmentSource::Complete(key) => {
-                        return Ok(Some((edge.objects().get(&key).await?, None)));
-                    }
-                    SegmentSource::Rest(rest) if rest.is_empty() => return Ok(None),
-                    SegmentSource::Rest(mut rest) => Some(rest.swap_remove(0)),
-                    _ => return Err(ObjectError::Absent),
+        stream::try_unfold(
+            Some((self, live, viewer, feed, 0_usize)),
+            move |more| async move {
+                let Some((edge, live, viewer, mut feed, have)) = more else {
+                    return Ok(None);
                 };
-                if let Some(key) = next {
-                    let bytes = edge.objects().get(&key).await?;
-                    return Ok(Some((bytes, Some((edge, live, feed, have + 1)))));
-                }
-                let more = timeout_at(deadline, watched.changed()).await;
-                if closing || !matches!(more, Ok(Ok(()))) {
+                let Some(watched) = feed.as_mut() else {
                     return Err(ObjectError::Absent);
+                };
+                let deadline = Instant::now() + PATIENCE;
+                loop {
+                    let closing = watched.borrow_and_update().closing;
+                    // A session that ended gets no part that came after.
+                    if edge.still(&live.stream, &viewer).is_err() {
+                        return Err(ObjectError::Absent);
+                    }
+                    let next = match live.segment(track, msn, have) {
+                        SegmentSource::Running(next) => next,
+                        // Completed before anything of it was sent.
+                        SegmentSource::Complete(key) => {
+                            return Ok(Some((edge.objects().get(&key).await?, None)));
+                        }
+                        SegmentSource::Rest(rest) if rest.is_empty() => return Ok(None),
+                        SegmentSource::Rest(mut rest) => Some(rest.swap_remove(0)),
+                        _ => return Err(ObjectError::Absent),
+                    };
+                    if let Some(key) = next {
+                        let bytes = edge.objects().get(&key).await?;
+                        return Ok(Some((bytes, Some((edge, live, viewer, feed, have + 1)))));
+                    }
+                    let more = timeout_at(deadline, watched.changed()).await;
+                    if closing || !matches!(more, Ok(Ok(()))) {
+                        return Err(ObjectError::Absent);
+                    }
                 }
-            }
-        })
+            },
+        )
     }
 
     // ---- the rest of what viewers ask
@@ -500,27 +520,36 @@ impl Edge {
         match route {
             Route::Page(page, _) => self.page(*page, &parts.headers),
             Route::Asset(path) => self.file(path, routes::asset_caching(path), &parts.headers),
-            Route::Multivariant(stream) => {
-                let text = self
-                    .playable(stream)?
-                    .multivariant()
-                    .ok_or_else(Problem::not_live)?;
-                Ok(Answer::text(&text, Caching::Live, HLS_TYPE, coding))
+            Route::Multivariant(stream) | Route::Dash(stream) => {
+                let given = bearer(authorization(&parts.headers));
+                let pass = Pass::of(parts.uri.query(), given)?;
+                let entry = self.entry(stream, pass, peer)?;
+                let live = self.playable(stream)?;
+                let (text, protocol, kind) = match route {
+                    Route::Dash(_) => (live.dash(), Protocol::Dash, DASH_TYPE),
+                    _ => (live.multivariant(), Protocol::Hls, HLS_TYPE),
+                };
+                let text = text.ok_or_else(Problem::not_live)?;
+                match self.enter(stream, entry, protocol, peer)? {
+                    None => Ok(Answer::text(&text, Caching::Live, kind, coding)),
+                    Some(session) => {
+                        let shared = String::from_utf8_lossy(text.plain());
+                        let body = playlist::personal(&shared, &session);
+                        Ok(Answer::new(Caching::Never, kind, body))
+                    }
+                }
             }
-            Route::Dash(stream) => {
-                let text = self
-                    .playable(stream)?
-                    .dash()
-                    .ok_or_else(Problem::not_live)?;
-                Ok(Answer::text(&text, Caching::Live, DASH_TYPE, coding))
-            }
-            Route::Segment(address, msn) => self.segment(address, *msn).await,
+            Route::Segment(address, msn) => self.segment(address, *msn, peer).await,
             Route::Streams => Answer::json(&StreamList {
                 streams: self.summaries(),
             }),
             Route::Stream(name) => match self.stream(name) {
-                Some(stream) if stream.visibility.needs_token() => Err(Problem::token_needed()),
-                Some(_) => Answer::json(&self.summary(name)),
+                Some(stream) => {
+                    if stream.visibility.needs_token() {
+                        self.may_see(name, authorization(&parts.headers), peer)?;
+                    }
+                    Answer::json(&self.summary(name))
+                }
                 None => Err(Problem::no_stream()),
             },
             Route::Beacon(stream) => {
@@ -528,7 +557,12 @@ impl Edge {
                     return Err(Problem::no_stream());
                 }
                 let beacon: Beacon = read_json(body, MAX_BEACON_BYTES).await?;
-                self.beacon(stream, &beacon);
+                match &beacon.session {
+                    // Its requests count a session.
+                    Some(session) if beacon.left => self.left(stream, session, peer),
+                    Some(_) => {}
+                    None => self.beacon(stream, &beacon),
+                }
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
             Route::Time { iso } => {
@@ -570,12 +604,51 @@ impl Edge {
                     bearer(authorization(&parts.headers)).ok_or_else(Problem::unauthorized)?;
                 let wanted: Wanted = read_json(body, MAX_QUESTION_BYTES).await?;
                 let id = super::database::random().map_err(|_| Problem::unavailable())?;
-                let now = super::wall_unix_ms();
-                match self.access().mint(bearer, peer, &wanted, id, now) {
+                let (now, directory) = (super::wall_unix_ms(), self.directory());
+                let revoked = directory.revocations();
+                match (self.access()).mint(bearer, peer, &wanted, revoked, id, now) {
                     Ok(minted) => Answer::json(&minted),
                     Err(NotMinted::Refused(refusal)) => Err(Problem::token(&refusal)),
                     Err(NotMinted::Mint(error)) => Err(Problem::mint(&error)),
                 }
+            }
+            Route::Revocations => {
+                let given = authorization(&parts.headers);
+                bearer(given).ok_or_else(Problem::unauthorized)?;
+                let wanted: TakeBack = read_json(body, MAX_QUESTION_BYTES).await?;
+                self.manages(&wanted.streams, given, peer)?;
+                let revocation = self.revoke(wanted).await.map_err(watch::kept)?;
+                Answer::json(&revocation)
+            }
+            Route::Sessions(stream) => {
+                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
+                Answer::json(&SessionList {
+                    sessions: self.session_list(stream),
+                })
+            }
+            Route::EndSession(stream, id) => {
+                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
+                let ended = self.revoke(watch::ended(stream, *id)).await;
+                ended.map_err(watch::kept)?;
+                Ok(Answer::empty(StatusCode::NO_CONTENT))
+            }
+            Route::Links(stream) => {
+                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
+                if parts.method == Method::POST {
+                    let wanted: WantedLink = read_json(body, MAX_QUESTION_BYTES).await?;
+                    let link = self.add_link(stream, &wanted).await?;
+                    return Ok(Answer {
+                        status: StatusCode::CREATED,
+                        ..Answer::json(&link)?
+                    });
+                }
+                let links = self.links(stream).await.map_err(watch::kept)?;
+                Answer::json(&LinkList { links })
+            }
+            Route::DeleteLink(stream, jti) => {
+                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
+                self.delete_link(stream, jti).await?;
+                Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
             Route::Health => Ok(Answer::new(
                 Caching::Never,

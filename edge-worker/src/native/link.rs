@@ -101,6 +101,9 @@ impl Edge {
         messages: &mut mpsc::Receiver<Numbered>,
         answers: &mpsc::Sender<ToCore>,
     ) -> End {
+        if let Some(reason) = live.refusal() {
+            return End::Refused(reason.to_owned());
+        }
         if !self.is_current(live) {
             return End::Refused("the stream has a newer broadcast".to_owned());
         }
@@ -108,7 +111,10 @@ impl Edge {
         let token = live.link_connected();
         let end = tokio::select! {
             end = self.exchange(live, begun, messages, answers) => end,
-            () = token.cancelled() => End::Refused("the broadcast has another link, or the stream a newer broadcast".to_owned()),
+            () = token.cancelled() => {
+                let reason = live.refusal().unwrap_or("the broadcast has another link");
+                End::Refused(reason.to_owned())
+            }
             () = self.closing().cancelled() => End::Gone,
         };
         live.link_gone(&token, self.now_unix_ms());
@@ -152,6 +158,10 @@ impl Edge {
                     };
                     if let Err(error) = live.apply(&message, now) {
                         return End::Refused(error.to_string());
+                    }
+                    if let ToEdge::Heartbeat { .. } = message.message {
+                        // It may have been taken back between its admission and its first word here.
+                        self.enforce_on(live);
                     }
                     if let ToEdge::Closed { reason } = message.message {
                         let (stream, broadcast) = (&live.stream, &live.id);

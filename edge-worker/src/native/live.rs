@@ -21,7 +21,6 @@ use super::{files, lock, text::Text};
 use crate::{
     live::{Applied, ApplyError, Broadcast, Head, MAX_TRACKS, ObjectAnswer, SegmentAnswer, Wake},
     playlist::{self, Cache},
-    routes::Session,
 };
 
 /// What those who wait for a track see of it.
@@ -67,6 +66,8 @@ pub(super) struct Live {
     stored: watch::Sender<u64>,
     /// Ends the connection that carries the link now.
     link: Mutex<Option<CancellationToken>>,
+    /// Why no link is taken any more, for the box's operator.
+    refusal: OnceLock<String>,
 }
 
 /// A playlist is in one of these forms.
@@ -102,6 +103,7 @@ impl Live {
             snapshots,
             stored: watch::Sender::new(broadcast.stored_seq()),
             link: Mutex::default(),
+            refusal: OnceLock::new(),
             state: Mutex::new(State {
                 broadcast,
                 cache: Cache::default(),
@@ -249,11 +251,18 @@ impl Live {
         }
     }
 
-    /// Ends the connection of the link, if there is one: the broadcast is another's now.
-    pub(super) fn refuse_link(&self) {
+    /// Ends the broadcast for good, and the connection of its link, if there is one, with a sentence for the box.
+    pub(super) fn refuse(&self, reason: &str, now_unix_ms: i64) {
+        self.refusal.get_or_init(|| reason.to_owned());
+        self.end(CloseReason::Stopped, now_unix_ms);
         if let Some(token) = lock(&self.link).take() {
             token.cancel();
         }
+    }
+
+    /// Why no link is taken any more.
+    pub(super) fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
     }
 
     /// Nobody waits any more.
@@ -293,11 +302,7 @@ impl Live {
                 broadcast, cache, ..
             } = &mut *state;
             let text = playlist::Text::Media { track, skip };
-            Arc::new(Text::new(cache.get(
-                broadcast,
-                text,
-                Session::public().as_str(),
-            )))
+            Arc::new(Text::new(cache.get(broadcast, text)))
         })
         .clone()
     }
@@ -330,7 +335,7 @@ impl Live {
         if let Some(known) = slot(&mut state) {
             return Some(known.clone());
         }
-        let rendered = playlist::render(&state.broadcast, text, Session::public().as_str());
+        let rendered = playlist::render(&state.broadcast, text);
         let rendered = Arc::new(Text::new(rendered.into()));
         *slot(&mut state) = Some(rendered.clone());
         Some(rendered)

@@ -348,7 +348,13 @@ async fn a_blocked_request_is_given_up_when_nothing_comes() {
         skip: false,
     };
     let patience = Duration::from_millis(50);
-    let asked = edge.media(&address, &directives, Coding::Identity, patience);
+    let asked = edge.media(
+        &address,
+        &directives,
+        std::net::Ipv4Addr::LOCALHOST.into(),
+        Coding::Identity,
+        patience,
+    );
     assert_eq!(asked.await.unwrap_err().status, 503);
     assert_eq!(Head::DEADLINE_MS, 12_000, "three target durations");
 }
@@ -509,7 +515,7 @@ async fn a_segment_that_is_completed_before_its_first_part_is_sent_comes_whole()
     }
     let track = live.track(&"v-720p30".parse().unwrap()).unwrap();
     // The answer has begun; nobody has asked for its body yet.
-    let body = edge.running(live.clone(), track, 0);
+    let body = edge.running(live.clone(), track, 0, super::watch::Viewer::Anybody);
     for message in &messages[running..] {
         live.apply(message, 0).unwrap();
     }
@@ -1343,6 +1349,8 @@ async fn a_waiter_costs_less_than_four_kibibytes_beyond_its_connection() {
     let size = std::mem::size_of_val(&waiter);
     assert!(size < 3 * 1_024, "the request's future has {size} bytes");
 }
+
+mod sessions;
 
 mod tokens {
     use std::time::Instant;

@@ -76,6 +76,11 @@ impl Text {
         })
     }
 
+    /// The body as it is.
+    pub(super) fn plain(&self) -> &Bytes {
+        &self.plain
+    }
+
     /// The body in that coding, or as it is where compressing it does not pay.
     pub(super) fn coded(&self, coding: Coding) -> (Bytes, Coding) {
         let small = self.plain.len() < WORTH_IT;

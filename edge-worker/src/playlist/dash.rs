@@ -10,7 +10,7 @@ use std::fmt::Write;
 
 use protocol::link::{Track, TrackKind};
 
-use super::{iso8601, multivariant::bandwidth};
+use super::{PUBLIC, iso8601, multivariant::bandwidth};
 use crate::live::{Broadcast, ListedSegment, LiveTrack, Period, TARGET_DURATION_US, to_us};
 
 /// Where a player reads the time. Inside a `ProducerReferenceTime` it also says that the wall-clock time there is written as ISO 8601;
@@ -39,7 +39,7 @@ struct Listed<'a> {
 }
 
 /// The MPD.
-pub fn render(broadcast: &Broadcast, session: &str) -> String {
+pub fn render(broadcast: &Broadcast) -> String {
     let mut text = String::with_capacity(16 * 1024);
     let expected_us = expected_us(broadcast);
     let end_us = broadcast
@@ -109,24 +109,8 @@ pub fn render(broadcast: &Broadcast, session: &str) -> String {
             );
         }
         text.push_str(">\n");
-        adaptation_set(
-            &mut text,
-            broadcast,
-            session,
-            period,
-            &listed,
-            true,
-            expected_us,
-        );
-        adaptation_set(
-            &mut text,
-            broadcast,
-            session,
-            period,
-            &listed,
-            false,
-            expected_us,
-        );
+        adaptation_set(&mut text, broadcast, period, &listed, true, expected_us);
+        adaptation_set(&mut text, broadcast, period, &listed, false, expected_us);
         text.push_str(" </Period>\n");
     }
     let _ = write!(text, " {UTC_TIMING}\n</MPD>\n");
@@ -215,7 +199,6 @@ fn list<'a>(
 fn adaptation_set(
     text: &mut String,
     broadcast: &Broadcast,
-    session: &str,
     period: &Period,
     listed: &[Listed],
     video: bool,
@@ -239,7 +222,7 @@ fn adaptation_set(
         iso8601(broadcast.epoch_unix_ms()),
     );
     for one in listed {
-        representation(text, broadcast, session, period, one, expected_us);
+        representation(text, broadcast, period, one, expected_us);
     }
     text.push_str("  </AdaptationSet>\n");
 }
@@ -247,7 +230,6 @@ fn adaptation_set(
 fn representation(
     text: &mut String,
     broadcast: &Broadcast,
-    session: &str,
     period: &Period,
     listed: &Listed,
     expected_us: i64,
@@ -290,7 +272,7 @@ fn representation(
     let _ = write!(
         text,
         "    <SegmentTemplate timescale=\"{timescale}\" presentationTimeOffset=\"{offset}\" startNumber=\"{}\" \
-         initialization=\"/media/{}\" media=\"{}/{session}/$RepresentationID$/$Number$.m4s\"",
+         initialization=\"/media/{}\" media=\"{}/{PUBLIC}/$RepresentationID$/$Number$.m4s\"",
         listed.start_number,
         config.init,
         broadcast.id(),

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use protocol::link::TrackKind;
 
+use super::PUBLIC;
 use crate::live::{Broadcast, LiveTrack};
 
 /// The group that every audio track belongs to.
@@ -18,11 +19,11 @@ pub fn bandwidth(track: &LiveTrack) -> (u64, u64) {
 }
 
 /// The playlist. Variants come best first, but behind the best one of 720 lines or less, since many players begin with the first.
-pub fn render(broadcast: &Broadcast, session: &str) -> String {
+pub fn render(broadcast: &Broadcast) -> String {
     let mut text = String::from("#EXTM3U\n#EXT-X-VERSION:9\n#EXT-X-INDEPENDENT-SEGMENTS\n");
     let (video, audio): (Vec<_>, Vec<_>) = broadcast.tracks().iter().partition(|t| t.is_video());
     let uri =
-        |track: &LiveTrack| format!("{}/{session}/{}/index.m3u8", broadcast.id(), track.name());
+        |track: &LiveTrack| format!("{}/{PUBLIC}/{}/index.m3u8", broadcast.id(), track.name());
 
     if video.is_empty() {
         for track in audio {
@@ -141,7 +142,7 @@ mod tests {
             let uris = text.lines().filter(|line| line.contains("/v-"));
             uris.map(str::to_owned).collect::<Vec<_>>()
         };
-        assert_eq!(listed(&render(&broadcast, "-")).len(), 2);
+        assert_eq!(listed(&render(&broadcast)).len(), 2);
         // The better rung is shed: from the next segment on it has the other's header and objects.
         let mut messages = source.discontinuity(0);
         let other = messages
@@ -164,7 +165,7 @@ mod tests {
         for message in &messages {
             let _ = broadcast.apply(message, 0).unwrap();
         }
-        let variants = listed(&render(&broadcast, "-"));
+        let variants = listed(&render(&broadcast));
         assert_eq!(variants.len(), 1, "{variants:?}");
         assert!(variants[0].contains("v-360p30"), "{variants:?}");
         let shed = broadcast
@@ -177,7 +178,6 @@ mod tests {
                 track: shed.unwrap(),
                 skip: false,
             },
-            "-",
         );
         assert!(text.contains("#EXTINF"), "{text}");
     }

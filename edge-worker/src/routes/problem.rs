@@ -7,6 +7,7 @@ use protocol::{link_auth, token};
 use serde::Serialize;
 
 use super::{Caching, Route, headers};
+use crate::sessions::InUse;
 
 /// `Content-Type` of a problem.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -217,6 +218,26 @@ impl Problem {
             _ => (StatusCode::UNAUTHORIZED, "token", "Not a valid token"),
         };
         Self::new(status, slug, title, refusal.to_string())
+    }
+
+    /// 403: a token plays on as many devices as it is for.
+    pub fn in_use(in_use: &InUse) -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "in-use",
+            "In use elsewhere",
+            in_use.to_string(),
+        )
+    }
+
+    /// 409: a stream has as many watch links as it can have.
+    pub fn too_many_links(most: usize) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "too-many-links",
+            "Too many links",
+            format!("A stream has {most} watch links at the most: delete one that is not needed."),
+        )
     }
 
     /// 400: a token that would be no good one.

@@ -9,9 +9,10 @@ use protocol::{
     internal::Open,
     link::{CloseReason, Opened as LinkOpened, Resume, TrackKind},
     names::{BroadcastId, StreamName},
+    token::Holder,
 };
 use tokio::{
-    sync::mpsc,
+    sync::{mpsc, watch},
     time::{self, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -104,9 +105,11 @@ async fn broadcast(
         tracing::warn!(peer = %publisher.peer, "the encoder ended, or showed no picture for 15 s: no broadcast");
         return Ended::Over;
     };
+    let holder = watch::Sender::new(publisher.holder);
     let (session, events) = match begin(
         environment,
         &publisher.stream,
+        holder.subscribe(),
         &timeline,
         resume,
         &opened,
@@ -122,6 +125,7 @@ async fn broadcast(
         session,
         events,
         publisher: Some(publisher),
+        holder,
     };
     match running.run(environment, first, returning, shutdown).await {
         Some(publisher) => Ended::Anew(publisher, Box::new(opened)),
@@ -269,6 +273,7 @@ enum BeginError {
 fn begin(
     environment: &Environment,
     stream: &StreamName,
+    holder: watch::Receiver<Option<Holder>>,
     timeline: &Timeline,
     resume: Option<Resume>,
     opened: &Opened,
@@ -300,6 +305,7 @@ fn begin(
         opened: link_opened,
         first_seq: resume.as_ref().map_or(1, |resume| resume.seq + 1),
         clock: timeline.clock(),
+        holder,
         limits: environment.publish.clone(),
         spool: environment.spool.clone(),
     });
@@ -394,6 +400,8 @@ struct Running {
     session: Session,
     events: mpsc::Receiver<Event>,
     publisher: Option<Publisher>,
+    /// Whose token it has, for the edge.
+    holder: watch::Sender<Option<Holder>>,
 }
 
 impl Running {
@@ -465,6 +473,7 @@ impl Running {
                 Some(back) = returning.recv(), if self.publisher.is_none() => {
                     tracing::info!(peer = %back.peer, "the encoder is back");
                     self.session.repair.reconnect();
+                    self.holder.send_replace(back.holder);
                     self.publisher = Some(back);
                     Ok(())
                 }
@@ -531,6 +540,7 @@ mod tests {
             stream: "main".parse().unwrap(),
             peer: "127.0.0.1:1".parse().unwrap(),
             protocol: Protocol::Rtmp,
+            holder: None,
             events,
             cut: CancellationToken::new(),
         };

@@ -426,6 +426,7 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
     let Admission {
         stream,
         ends_unix_ms,
+        holder,
     } = admission;
     let claim = shared.live.claim(
         &stream,
@@ -444,6 +445,7 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
         stream: stream.clone(),
         peer: admitting.peer,
         protocol: admitting.protocol,
+        holder,
         events,
         cut: claim.cut().clone(),
     };

@@ -7,8 +7,12 @@ use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 use protocol::{
     link::{Numbered, ToCore, ToEdge},
     names::BroadcastId,
+    token::Holder,
 };
-use tokio::{sync::mpsc, time};
+use tokio::{
+    sync::{mpsc, watch},
+    time,
+};
 
 use crate::{
     edge::{Edge, EdgeError, Link},
@@ -27,6 +31,14 @@ pub const MAX_KEPT: usize = 32 * 1024;
 
 /// Gives the Unix time of the broadcast's timeline, milliseconds: its epoch plus what a monotonic clock counted since.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// What every heartbeat says.
+pub struct Beat {
+    /// The time.
+    pub clock: Clock,
+    /// Whose token the publisher has. A change is said at once.
+    pub publisher: watch::Receiver<Option<Holder>>,
+}
 
 /// Why the link will not be connected again.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,7 +181,7 @@ pub async fn run(
     edge: &dyn Edge,
     broadcast: BroadcastId,
     first_seq: u64,
-    clock: Clock,
+    mut beat: Beat,
     mut messages: mpsc::Receiver<ToEdge>,
 ) -> Result<(), LinkError> {
     let mut outbox = Outbox::new(first_seq);
@@ -205,7 +217,7 @@ pub async fn run(
             tracing::info!(%broadcast, seq, "the broadcast link is back");
         }
         backoff.reset();
-        if carry(&mut outbox, &mut messages, &mut link, &clock).await? {
+        if carry(&mut outbox, &mut messages, &mut link, &mut beat).await? {
             return Ok(());
         }
         tracing::warn!(%broadcast, "the broadcast link was cut");
@@ -242,7 +254,7 @@ async fn carry(
     outbox: &mut Outbox,
     messages: &mut mpsc::Receiver<ToEdge>,
     link: &mut Link,
-    clock: &Clock,
+    beat: &mut Beat,
 ) -> Result<bool, LinkError> {
     let mut heartbeat = time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
@@ -278,12 +290,15 @@ async fn carry(
                 None => open = false,
             },
             _ = heartbeat.tick() => {
-                let beat = Numbered { seq: 0, message: ToEdge::Heartbeat { clock_unix_ms: clock() } };
+                let publisher = *beat.publisher.borrow_and_update();
+                let message = ToEdge::Heartbeat { clock_unix_ms: (beat.clock)(), publisher };
+                let beat = Numbered { seq: 0, message };
                 // Dropped when the channel is full: the next one is worth more.
                 if let Err(mpsc::error::TrySendError::Closed(_)) = link.to_edge.try_send(beat) {
                     return Ok(false);
                 }
             }
+            Ok(()) = beat.publisher.changed() => heartbeat.reset_immediately(),
             () = time::sleep_until(heard + SILENCE) => return Ok(false),
         }
     }

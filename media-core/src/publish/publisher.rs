@@ -16,6 +16,7 @@ use protocol::{
     link::{CloseReason, Opened, ToEdge},
     names::{Tag, TrackName},
     object_key::ObjectKey,
+    token::Holder,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -55,6 +56,8 @@ pub struct Options {
     pub first_seq: u64,
     /// The clock of the broadcast's timeline.
     pub clock: Clock,
+    /// Whose token the publisher has, as it changes.
+    pub holder: watch::Receiver<Option<Holder>>,
     /// What it may take.
     pub limits: Limits,
     /// Folder of all spools, such as `{data}/spool`.
@@ -330,7 +333,10 @@ async fn drive(
         &*edge,
         broadcast.clone(),
         options.first_seq,
-        options.clock,
+        link::Beat {
+            clock: options.clock,
+            publisher: options.holder,
+        },
         from_driver,
     ));
     let result = driver.publish(to_link, link.as_mut(), &phase).await;

@@ -53,8 +53,8 @@ impl Edge for TestEdge {
             self.asked.lock().unwrap().push(question);
             match key.as_str() {
                 KEY | SHORT_KEY => Ok(Admission {
-                    stream: stream.unwrap_or_else(|| "demo".parse().unwrap()),
                     ends_unix_ms: (key == SHORT_KEY).then(|| unix_ms(SystemTime::now() + SHORT)),
+                    ..Admission::of(stream.unwrap_or_else(|| "demo".parse().unwrap()))
                 }),
                 UNANSWERED_KEY => std::future::pending().await,
                 _ => Err(EdgeError::Refused("The stream key is wrong.".into())),

@@ -565,26 +565,32 @@ fn a_revocation_takes_back_what_it_names_and_nothing_else() {
         iss,
         sub: "somebody".to_owned(),
     };
-    for (what, on_main, on_other) in [
+    let (by_id, by_subject) = (
+        [true, false, false, false, false],
+        [true, true, false, false, true],
+    );
+    for (what, reach, on_main, on_other) in [
+        (token.clone(), "*", by_id, by_id),
+        (token, "main", by_id, [false; 5]),
+        (subject.clone(), "*", by_subject, by_subject),
+        (subject, "o*", [false; 5], by_subject),
         (
-            token,
-            [true, false, false, false, false],
-            [true, false, false, false, false],
-        ),
-        (
-            subject,
-            [true, true, false, false, true],
-            [true, true, false, false, true],
-        ),
-        (
-            Revoked::Stream(main.clone()),
+            Revoked::All,
+            "main",
             [true, true, true, false, true],
+            [false; 5],
+        ),
+        (
+            Revoked::Session(Tag::from_bytes([9; 12])),
+            "*",
+            [false; 5],
             [false; 5],
         ),
     ] {
         let mut revocations = Revocations::default();
         let revocation = Revocation {
             what: what.clone(),
+            streams: reach.parse().unwrap(),
             at_unix_ms: NOW + 500,
             until_unix_ms: None,
         };
@@ -593,17 +599,17 @@ fn a_revocation_takes_back_what_it_names_and_nothing_else() {
         assert!(revocations.add(crossed.clone()));
         assert!(!revocations.add(crossed), "told twice it is the same");
         for (stream, expected) in [(&main, on_main), (&other, on_other)] {
-            let refused = all.map(|grant| revocations.refuse(grant, stream).is_err());
-            assert_eq!(refused, expected, "{what:?} {stream}");
+            let refused = all.map(|grant| revocations.refuse(&grant.holder(), stream).is_err());
+            assert_eq!(refused, expected, "{what:?} {reach} {stream}");
         }
     }
 }
 
 #[test]
 fn a_revocation_is_forgotten_once_nothing_can_come_of_it_and_not_before() {
-    let what = Revoked::Stream(stream("main"));
     let of = |at_unix_ms, until_unix_ms| Revocation {
-        what: what.clone(),
+        what: Revoked::All,
+        streams: stream("main").into(),
         at_unix_ms,
         until_unix_ms,
     };
@@ -614,7 +620,7 @@ fn a_revocation_is_forgotten_once_nothing_can_come_of_it_and_not_before() {
     assert!(!revocations.add(of(NOW - 5_000, Some(NOW + 5))));
     revocations.forget(NOW + 9);
     assert_eq!(
-        revocations.refuse(&grant, &stream("main")),
+        revocations.refuse(&grant.holder(), &stream("main")),
         Err(Refusal::Revoked)
     );
     assert!(revocations.add(of(NOW, None)));

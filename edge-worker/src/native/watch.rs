@@ -1,0 +1,378 @@
+//! Who watches: playback sessions from their begin to their end, and what ends them early.
+
+use std::net::IpAddr;
+
+use protocol::{
+    names::StreamName,
+    session::Session,
+    token::{Action, Ask, Claims, Grant, Refusal, Revocation, StreamPattern, Tag},
+};
+
+use super::{Edge, EdgeError, live::Live, lock, wall_unix_ms};
+use crate::{
+    access::{Begun, Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
+    directory::{Directory, bearer, sql},
+    routes::{self, Pass, Problem},
+    sessions::{About, Listed, Protocol, Sessions},
+};
+
+/// A viewer whose request was looked at: what is looked at again before it is answered.
+#[derive(Debug, Clone)]
+pub(super) enum Viewer {
+    /// One of those who watch without a token.
+    Anybody,
+    /// A session.
+    Session(Box<Session>),
+}
+
+/// How somebody comes in who asks for a multivariant playlist or an MPD.
+pub(super) enum Entry {
+    /// Without a token.
+    Anybody,
+    /// With a new session.
+    Begins(Box<Begun>),
+    /// With the session that they have.
+    GoesOn(routes::Session),
+}
+
+impl Edge {
+    /// Lets a request for a playlist or a segment in, and counts its session as seen.
+    pub(super) fn viewer(
+        &self,
+        stream: &StreamName,
+        session: &routes::Session,
+        address: IpAddr,
+    ) -> Result<Viewer, Problem> {
+        let directory = self.directory();
+        if session.is_public() {
+            open_to_all(&directory, stream)?;
+            return Ok(Viewer::Anybody);
+        }
+        let now = wall_unix_ms();
+        let session = self
+            .access()
+            .session(
+                session.as_str(),
+                stream,
+                address,
+                directory.revocations(),
+                now,
+            )
+            .map_err(|refusal| Problem::token(&refusal))?;
+        directory.stream(stream).ok_or_else(Problem::no_stream)?;
+        self.seen(stream, &session, None, address)?;
+        Ok(Viewer::Session(Box::new(session)))
+    }
+
+    /// Whether somebody who was let in may go on: what has waited, and what goes on for long, is asked again at each part.
+    pub(super) fn still(&self, stream: &StreamName, viewer: &Viewer) -> Result<(), Problem> {
+        let directory = self.directory();
+        let Viewer::Session(session) = viewer else {
+            return open_to_all(&directory, stream);
+        };
+        let refused = match session.ends_unix_ms <= wall_unix_ms() {
+            true => Err(Refusal::Expired),
+            false => directory.revocations().refuse_session(session, stream),
+        };
+        refused.map_err(|refusal| Problem::token(&refusal))
+    }
+
+    /// Looks at what a request for a multivariant playlist or an MPD shows.
+    pub(super) fn entry(
+        &self,
+        stream: &StreamName,
+        pass: Option<Pass>,
+        address: IpAddr,
+    ) -> Result<Entry, Problem> {
+        match pass {
+            None => {
+                open_to_all(&self.directory(), stream)?;
+                Ok(Entry::Anybody)
+            }
+            Some(Pass::Session(session)) => {
+                self.viewer(stream, &session, address)?;
+                Ok(match session.is_public() {
+                    true => Entry::Anybody,
+                    false => Entry::GoesOn(session),
+                })
+            }
+            Some(Pass::Token(token)) => {
+                let directory = self.directory();
+                directory.stream(stream).ok_or_else(Problem::no_stream)?;
+                let ask = Ask {
+                    action: Action::Watch,
+                    stream,
+                    address,
+                };
+                let id = super::database::random().map_err(|_| Problem::unavailable())?;
+                let begun = self
+                    .access()
+                    .begin(&token, &ask, directory.revocations(), id, wall_unix_ms())
+                    .map_err(|refusal| Problem::token(&refusal))?;
+                Ok(Entry::Begins(Box::new(begun)))
+            }
+        }
+    }
+
+    /// Begins the session of somebody who comes in, where there is something to watch; its segment of the addresses, where it has one.
+    pub(super) fn enter(
+        &self,
+        stream: &StreamName,
+        entry: Entry,
+        protocol: Protocol,
+        address: IpAddr,
+    ) -> Result<Option<String>, Problem> {
+        let begun = match entry {
+            Entry::Anybody => return Ok(None),
+            Entry::GoesOn(session) => return Ok(Some(session.as_str().to_owned())),
+            Entry::Begins(begun) => begun,
+        };
+        let claims = begun.grant.claims();
+        let about = About {
+            subject: claims.sub.clone(),
+            jti: claims.jti.clone(),
+            protocol,
+        };
+        self.seen(stream, &begun.session, Some(about), address)?;
+        Ok(Some(begun.text))
+    }
+
+    fn seen(
+        &self,
+        stream: &StreamName,
+        session: &Session,
+        about: Option<About>,
+        address: IpAddr,
+    ) -> Result<(), Problem> {
+        let now = self.now_unix_ms();
+        let mut all = lock(self.sessions());
+        // A name is copied for the first only.
+        if !all.contains_key(stream) {
+            all.insert(stream.clone(), Sessions::default());
+        }
+        let Some(sessions) = all.get_mut(stream) else {
+            return Ok(());
+        };
+        (sessions.seen(session, about, address, now)).map_err(|in_use| Problem::in_use(&in_use))
+    }
+
+    /// A player says that it is gone.
+    pub(super) fn left(&self, stream: &StreamName, session: &str, address: IpAddr) {
+        let directory = self.directory();
+        let read = self.access().session(
+            session,
+            stream,
+            address,
+            directory.revocations(),
+            wall_unix_ms(),
+        );
+        if let (Ok(session), Some(sessions)) = (read, lock(self.sessions()).get_mut(stream)) {
+            sessions.left(&session.id);
+        }
+    }
+
+    /// How many sessions of a stream are active.
+    pub(super) fn session_count(&self, stream: &StreamName) -> usize {
+        let now = self.now_unix_ms();
+        let mut sessions = lock(self.sessions());
+        sessions.get_mut(stream).map_or(0, |s| s.count(now))
+    }
+
+    /// The sessions of a stream, newest first.
+    pub(super) fn session_list(&self, stream: &StreamName) -> Vec<Listed> {
+        let now = self.now_unix_ms();
+        let mut sessions = lock(self.sessions());
+        sessions
+            .get_mut(stream)
+            .map_or_else(Vec::new, |s| s.list(now))
+    }
+
+    // ---- who manages
+
+    /// Whether whoever has this `Authorization` manages all of these streams: by a token, or (one stream) by its studio link.
+    pub(super) fn manages(
+        &self,
+        streams: &StreamPattern,
+        authorization: Option<&str>,
+        address: IpAddr,
+    ) -> Result<(), Problem> {
+        let studio = streams.name();
+        if studio.is_some_and(|stream| self.opens_studio(&stream, authorization)) {
+            return Ok(());
+        }
+        self.manager(streams, authorization, address).map(drop)
+    }
+
+    /// The token that lets its bearer manage all of these streams.
+    pub(super) fn manager(
+        &self,
+        streams: &StreamPattern,
+        authorization: Option<&str>,
+        address: IpAddr,
+    ) -> Result<Grant, Problem> {
+        let token = bearer(authorization).ok_or_else(Problem::unauthorized)?;
+        let directory = self.directory();
+        self.access()
+            .manages(
+                token,
+                streams,
+                address,
+                directory.revocations(),
+                wall_unix_ms(),
+            )
+            .map_err(|refusal| Problem::token(&refusal))
+    }
+
+    /// Whether whoever has this `Authorization` may know of a stream that needs a token to watch.
+    pub(super) fn may_see(
+        &self,
+        stream: &StreamName,
+        authorization: Option<&str>,
+        address: IpAddr,
+    ) -> Result<(), Problem> {
+        let Some(token) = bearer(authorization) else {
+            return Err(Problem::token_needed());
+        };
+        if self.opens_studio(stream, authorization) {
+            return Ok(());
+        }
+        let (directory, access, now) = (self.directory(), self.access(), wall_unix_ms());
+        let check = |action| {
+            let ask = Ask {
+                action,
+                stream,
+                address,
+            };
+            access.check(token, &ask, directory.revocations(), now)
+        };
+        let seen = check(Action::Watch).or_else(|refusal| match refusal {
+            Refusal::Action(_) => check(Action::Manage),
+            refusal => Err(refusal),
+        });
+        seen.map(drop).map_err(|refusal| Problem::token(&refusal))
+    }
+
+    // ---- what ends sessions early
+
+    /// Takes something back, for somebody who manages those streams.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when it cannot be kept: then it is not in force.
+    pub async fn revoke(&self, wanted: TakeBack) -> Result<Revocation, EdgeError> {
+        let now = wall_unix_ms();
+        let revocation = wanted.revocation(now);
+        let kept = revocation.clone();
+        self.change(move |database| database.revoke(kept, now))
+            .await?;
+        self.enforce();
+        Ok(revocation)
+    }
+
+    /// Ends the broadcasts whose publisher's token was taken back.
+    pub(super) fn enforce(&self) {
+        for live in self.broadcasts() {
+            self.enforce_on(&live);
+        }
+    }
+
+    /// Ends a broadcast whose publisher's token was taken back.
+    pub(super) fn enforce_on(&self, live: &Live) {
+        let directory = self.directory();
+        let Some(publisher) = live.with(|b| b.publisher().copied()) else {
+            return;
+        };
+        if directory
+            .revocations()
+            .refuse(&publisher, &live.stream)
+            .is_err()
+            && live.refusal().is_none()
+        {
+            tracing::info!(stream = %live.stream, broadcast = %live.id, "the publisher's token was revoked: the broadcast ends");
+            live.refuse(&Refusal::Revoked.to_string(), self.now_unix_ms());
+        }
+    }
+
+    // ---- watch links
+
+    /// The watch links of a stream, newest first.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when they cannot be read.
+    pub(super) async fn links(&self, stream: &StreamName) -> Result<Vec<Link>, EdgeError> {
+        let name = stream.clone();
+        let rows = self.change(move |database| database.links(&name)).await?;
+        let access = self.access();
+        let links = rows.into_iter().filter_map(|row| {
+            let claims: Claims = serde_json::from_str(&row.claims)
+                .inspect_err(|error| tracing::error!(%error, "a watch link cannot be read"))
+                .ok()?;
+            access.link(&claims, row.created_unix_ms as i64).ok()
+        });
+        Ok(links.collect())
+    }
+
+    /// Makes a watch link.
+    pub(super) async fn add_link(
+        &self,
+        stream: &StreamName,
+        wanted: &WantedLink,
+    ) -> Result<Link, Problem> {
+        let now = wall_unix_ms();
+        let id = super::database::random().map_err(|_| Problem::unavailable())?;
+        let (claims, link) = match self.access().make_link(stream, wanted, id, now) {
+            Ok(made) => made,
+            Err(NotMinted::Mint(error)) => return Err(Problem::mint(&error)),
+            Err(NotMinted::Refused(refusal)) => return Err(Problem::token(&refusal)),
+        };
+        let claims = serde_json::to_string(&claims).map_err(|_| Problem::internal())?;
+        let statement = sql::add_link(stream, &link.jti, &link.name, &claims, now, MAX_LINKS);
+        let added = self
+            .change(move |database| database.execute(&[statement]))
+            .await;
+        match added.map_err(kept)? {
+            0 => Err(Problem::too_many_links(MAX_LINKS)),
+            _ => Ok(link),
+        }
+    }
+
+    /// Forgets a watch link, and ends what it began.
+    pub(super) async fn delete_link(&self, stream: &StreamName, jti: &str) -> Result<(), Problem> {
+        let now = wall_unix_ms();
+        let (stream, jti) = (stream.clone(), jti.to_owned());
+        let wanted = TakeBack {
+            what: self.access().revoked_link(jti.clone()),
+            streams: stream.clone().into(),
+        };
+        let revocation = wanted.revocation(now);
+        let deleted = self
+            .change(move |database| database.delete_link(&stream, &jti, revocation, now))
+            .await;
+        match deleted.map_err(kept)? {
+            false => Err(Problem::not_found()),
+            true => Ok(()),
+        }
+    }
+}
+
+/// What whoever asked hears of something that could not be kept.
+pub(super) fn kept(error: EdgeError) -> Problem {
+    tracing::error!(%error, "the directory could not be asked or changed");
+    Problem::unavailable()
+}
+
+/// Whether anybody may watch it.
+fn open_to_all(directory: &Directory, stream: &StreamName) -> Result<(), Problem> {
+    match directory.stream(stream) {
+        None => Err(Problem::no_stream()),
+        Some(stream) if stream.visibility.needs_token() => Err(Problem::token_needed()),
+        Some(_) => Ok(()),
+    }
+}
+
+/// A session that its owner ends.
+pub(super) fn ended(stream: &StreamName, id: Tag) -> TakeBack {
+    TakeBack {
+        what: protocol::token::Revoked::Session(id),
+        streams: stream.clone().into(),
+    }
+}

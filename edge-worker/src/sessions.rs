@@ -1,0 +1,281 @@
+//! The playback sessions of one stream: who watches with a token, and whether one more may.
+//!
+//! A session lives in the addresses that its player asks for ([`protocol::session`]); what is kept here can be lost: it is known again
+//! from the next request. A session counts while it asks for something, and until [`IDLE_MS`] after. Where its token is for so many devices,
+//! no more than those are answered at a time, however many sessions it has begun.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
+
+use protocol::{session::Session, token::Tag};
+use serde::{Deserialize, Serialize};
+
+/// A session counts for so long after its last request, milliseconds: longer than a blocked request waits.
+pub const IDLE_MS: i64 = 20_000;
+/// Sessions of a stream that are remembered at a time; beyond, new ones play and are not listed.
+pub const MAX_SESSIONS: usize = 100_000;
+/// Sessions that a token of any number of devices has at a time, so that one leaked token does not fill the list.
+const MAX_OF_TOKEN: usize = 10_000;
+
+/// What a viewer asks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// Playlists of HLS.
+    Hls,
+    /// The MPD of DASH.
+    Dash,
+}
+
+/// What is told of a session to the owner of its stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Its id.
+    pub id: Tag,
+    /// Whom its token was given to, where that is known: not after a restart of the edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// Its token's id, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jti: Option<String>,
+    /// What it is played by, where that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Where it asked from last.
+    pub address: IpAddr,
+    /// When it began, Unix milliseconds.
+    pub begun_unix_ms: i64,
+    /// When it asked last, Unix milliseconds.
+    pub seen_unix_ms: i64,
+}
+
+/// What is known of whoever begins a session, and of no request after that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct About {
+    /// `sub` of its token.
+    pub subject: String,
+    /// `jti` of its token.
+    pub jti: String,
+    /// What it is played by.
+    pub protocol: Protocol,
+}
+
+/// The token is in use on as many devices as it is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the token plays on {0} devices already, as many as it is for: stop one, and try again in half a minute"
+)]
+pub struct InUse(pub u32);
+
+#[derive(Debug, Clone)]
+struct Active {
+    listed: Listed,
+    token: Tag,
+}
+
+/// The sessions of one stream.
+#[derive(Debug, Clone, Default)]
+pub struct Sessions {
+    by_id: HashMap<Tag, Active>,
+    /// The sessions of a token, and when each asked last.
+    by_token: HashMap<Tag, BTreeMap<Tag, i64>>,
+    swept_unix_ms: i64,
+}
+
+impl Sessions {
+    /// A session asks for something, or (with what is known `about` it) begins.
+    ///
+    /// # Errors
+    /// [`InUse`] when it is not among those that are active, and its token plays on as many devices as it is for.
+    pub fn seen(
+        &mut self,
+        session: &Session,
+        about: Option<About>,
+        address: IpAddr,
+        now_unix_ms: i64,
+    ) -> Result<(), InUse> {
+        let token = session.holder.token;
+        if let Some(active) = self.by_id.get_mut(&session.id)
+            && now_unix_ms.saturating_sub(active.listed.seen_unix_ms) <= IDLE_MS
+        {
+            active.listed.seen_unix_ms = now_unix_ms;
+            active.listed.address = address;
+            if let Some(of_token) = self.by_token.get_mut(&token) {
+                of_token.insert(session.id, now_unix_ms);
+            }
+            return Ok(());
+        }
+        let of_token = self.by_token.entry(token).or_default();
+        of_token.retain(|_, seen| now_unix_ms.saturating_sub(*seen) <= IDLE_MS);
+        if let Some(max) = session.max
+            && of_token.len() >= max.get() as usize
+        {
+            return Err(InUse(max.get()));
+        }
+        let room = of_token.len() < MAX_OF_TOKEN;
+        if self.by_id.len() >= MAX_SESSIONS {
+            self.sweep(now_unix_ms);
+        }
+        if !room || self.by_id.len() >= MAX_SESSIONS && !self.by_id.contains_key(&session.id) {
+            // Counting fails before watching does; a token for so many devices was checked above.
+            return Ok(());
+        }
+        self.by_token
+            .entry(token)
+            .or_default()
+            .insert(session.id, now_unix_ms);
+        let (subject, jti, protocol) = match about {
+            Some(about) => (Some(about.subject), Some(about.jti), Some(about.protocol)),
+            None => match self.by_id.remove(&session.id) {
+                Some(before) => (
+                    before.listed.subject,
+                    before.listed.jti,
+                    before.listed.protocol,
+                ),
+                None => (None, None, None),
+            },
+        };
+        let listed = Listed {
+            id: session.id,
+            subject,
+            jti,
+            protocol,
+            address,
+            begun_unix_ms: session.begun_unix_ms,
+            seen_unix_ms: now_unix_ms,
+        };
+        self.by_id.insert(session.id, Active { listed, token });
+        Ok(())
+    }
+
+    /// A session is over, by its viewer's word or by somebody else's.
+    pub fn left(&mut self, id: &Tag) {
+        let Some(active) = self.by_id.remove(id) else {
+            return;
+        };
+        if let Some(of_token) = self.by_token.get_mut(&active.token) {
+            of_token.remove(id);
+            if of_token.is_empty() {
+                self.by_token.remove(&active.token);
+            }
+        }
+    }
+
+    /// How many watch now.
+    pub fn count(&mut self, now_unix_ms: i64) -> usize {
+        self.sweep(now_unix_ms);
+        self.by_id.len()
+    }
+
+    /// Who watches now, the newest first.
+    pub fn list(&mut self, now_unix_ms: i64) -> Vec<Listed> {
+        self.sweep(now_unix_ms);
+        let active = self.by_id.values().map(|active| active.listed.clone());
+        let mut listed: Vec<Listed> = active
+            .filter(|listed| now_unix_ms.saturating_sub(listed.seen_unix_ms) <= IDLE_MS)
+            .collect();
+        listed.sort_by_key(|listed| (std::cmp::Reverse(listed.begun_unix_ms), listed.id));
+        listed
+    }
+
+    fn sweep(&mut self, now_unix_ms: i64) {
+        // Once a second at most: a full sweep is some milliseconds with very many viewers.
+        if (now_unix_ms - 1_000..=now_unix_ms).contains(&self.swept_unix_ms) {
+            return;
+        }
+        self.swept_unix_ms = now_unix_ms;
+        let active = |seen: i64| now_unix_ms.saturating_sub(seen) <= IDLE_MS;
+        (self.by_id).retain(|_, session| active(session.listed.seen_unix_ms));
+        self.by_token.retain(|_, of_token| {
+            of_token.retain(|_, seen| active(*seen));
+            !of_token.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::num::NonZeroU32;
+
+    use protocol::token::Holder;
+
+    use super::*;
+
+    fn session(id: u8, token: &str, max: u32) -> Session {
+        Session {
+            id: Tag::from_bytes([id; 12]),
+            holder: Holder {
+                token: Tag::token("ghost-live", token),
+                subject: Tag::subject("ghost-live", "anna"),
+                issued: None,
+            },
+            begun_unix_ms: i64::from(id),
+            ends_unix_ms: i64::MAX,
+            max: NonZeroU32::new(max),
+            ip: Vec::new(),
+        }
+    }
+
+    fn about() -> Option<About> {
+        Some(About {
+            subject: "anna".to_owned(),
+            jti: "a token".to_owned(),
+            protocol: Protocol::Hls,
+        })
+    }
+
+    const HOME: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+    #[test]
+    fn a_token_plays_on_as_many_devices_as_it_is_for_and_a_silent_one_makes_room() {
+        let mut sessions = Sessions::default();
+        let [one, two, three] = [1, 2, 3].map(|id| session(id, "a token", 2));
+        assert_eq!(sessions.seen(&one, about(), HOME, 0), Ok(()));
+        assert_eq!(sessions.seen(&two, about(), HOME, 10), Ok(()));
+        assert_eq!(sessions.seen(&three, about(), HOME, 20), Err(InUse(2)));
+        assert_eq!(sessions.count(20), 2);
+        let other = session(4, "another token", 1);
+        assert_eq!(sessions.seen(&other, about(), HOME, 30), Ok(()));
+        // Two goes on, one does not.
+        assert_eq!(sessions.seen(&two, None, HOME, IDLE_MS), Ok(()));
+        assert_eq!(sessions.seen(&three, about(), HOME, IDLE_MS), Err(InUse(2)));
+        assert_eq!(sessions.seen(&three, about(), HOME, IDLE_MS + 1), Ok(()));
+        // One was paused: it comes back when there is room again, and not before.
+        assert_eq!(sessions.seen(&one, None, HOME, IDLE_MS + 2), Err(InUse(2)));
+        sessions.left(&two.id);
+        assert_eq!(sessions.seen(&one, None, HOME, IDLE_MS + 3), Ok(()));
+        let listed = sessions.list(IDLE_MS + 3);
+        let ids: Vec<Tag> = listed.iter().map(|listed| listed.id).collect();
+        assert_eq!(ids, [other.id, three.id, one.id]);
+        assert_eq!(listed[2].subject.as_deref(), Some("anna"));
+    }
+
+    #[test]
+    fn sessions_of_before_a_restart_are_known_again_and_bound_as_before() {
+        let mut sessions = Sessions::default();
+        let [one, two] = [1, 2].map(|id| session(id, "a token", 1));
+        assert_eq!(sessions.seen(&one, None, HOME, 0), Ok(()));
+        assert_eq!(sessions.seen(&two, None, HOME, 0), Err(InUse(1)));
+        assert_eq!(sessions.list(0)[0].subject, None);
+        assert_eq!(sessions.count(IDLE_MS + 1_000), 0);
+        assert!(sessions.by_token.is_empty());
+    }
+
+    #[test]
+    fn one_token_does_not_fill_the_list() {
+        let mut sessions = Sessions::default();
+        for n in 0..MAX_OF_TOKEN as u32 + 10 {
+            let mut id = [0; 12];
+            id[..4].copy_from_slice(&n.to_be_bytes());
+            let session = Session {
+                id: Tag::from_bytes(id),
+                ..session(0, "a token", 0)
+            };
+            assert_eq!(sessions.seen(&session, about(), HOME, 0), Ok(()));
+        }
+        assert_eq!(sessions.count(0), MAX_OF_TOKEN);
+    }
+}
