@@ -509,7 +509,7 @@ pub fn is_token(key: &str) -> bool {
 }
 
 /// The address of a peer, `address:port` or an address alone.
-fn address(peer: &str) -> Option<IpAddr> {
+pub fn address(peer: &str) -> Option<IpAddr> {
     let socket = peer.parse().map(|socket: std::net::SocketAddr| socket.ip());
     socket.or_else(|_| peer.parse()).ok()
 }

@@ -469,6 +469,7 @@ mod tests {
             key: key.to_owned(),
             stream: stream.map(name),
             peer: "127.0.0.1:4000".to_owned(),
+            ..Admit::default()
         }
     }
 

@@ -12,6 +12,7 @@
 //! | [`access`] | who may do what, by tokens | RFC 7519, RFC 8037 |
 //! | [`guard`] | who may come at all, and how often, by address, token and session | RFC 7239, RFC 6585 |
 //! | [`sessions`] | who watches with a token, and whether one more may | |
+//! | [`webhooks`] | what an operator's own server decides and hears | RFC 2104, RFC 6890 |
 //! | [`audience`] | how many watch | |
 //! | [`api`] | the JSON that both adapters say and take | RFC 8259 |
 //! | `cloudflare` | the adapter for Cloudflare Workers (feature `cloudflare`; runs on wasm32 only) | |
@@ -34,3 +35,4 @@ pub mod native;
 pub mod playlist;
 pub mod routes;
 pub mod sessions;
+pub mod webhooks;

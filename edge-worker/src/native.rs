@@ -12,6 +12,7 @@
 //! | `text` | a text with its compressed forms, each made once |
 //! | `http` | routes to answers |
 //! | `server` | connections: limits, timeouts, TLS, a clean end |
+//! | `webhooks` | asks webhooks over HTTP |
 //! | `database` | the directory in SQLite |
 //! | `files` | snapshots, written atomically |
 
@@ -25,6 +26,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::guard::Proxies;
+use crate::webhooks::Hooks;
 
 mod access;
 mod database;
@@ -39,6 +41,7 @@ mod server;
 mod tests;
 mod text;
 mod watch;
+mod webhooks;
 
 pub use crate::api::{Server, Studio, TrackSummary};
 pub use access::{AccessError, Config as AccessConfig, load_keyring, rotate_keyring};
@@ -48,6 +51,7 @@ pub use files::FileError;
 pub use http::Http01;
 pub use link::Link;
 pub use server::{Tls, serve};
+pub use webhooks::SetupError as WebhookSetupError;
 
 /// The native edge's settings. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +75,9 @@ pub struct Config {
     pub access: AccessConfig,
     /// Reverse proxies whose word is taken for whom they ask.
     pub proxies: Proxies,
+    /// Who decides beside the keys and tokens. Not in this form in any file: each has its secret in a file of its own.
+    #[serde(skip)]
+    pub webhooks: Hooks,
 }
 
 impl Default for Config {
@@ -85,6 +92,7 @@ impl Default for Config {
             sweep: true,
             access: AccessConfig::default(),
             proxies: Proxies::default(),
+            webhooks: Hooks::default(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use edge_worker::webhooks::{Configured, signature::GOOD_SECRET};
 use media_core::{
     publish::{RemoteEdge, Store, store},
     tls::{self, acme},
@@ -40,6 +41,7 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
     findings.extend(ports(&config).await);
     findings.extend(certificate(&config));
     findings.push(store(&config));
+    findings.extend(webhooks(&config));
     let probed = tokio::task::spawn_blocking(transcode::probe)
         .await
         .unwrap_or_default();
@@ -133,6 +135,32 @@ fn acme_ports(config: &Config, acme: &acme::Config) -> Vec<Finding> {
             ))
         })
         .collect()
+}
+
+/// Whether the webhooks can be asked, and whether anybody else could pass for the server.
+fn webhooks(config: &Config) -> Vec<Finding> {
+    let hooks = match config.hooks() {
+        Ok(hooks) => hooks,
+        Err(error) => return vec![Finding::Wrong(format!("{error:#}"))],
+    };
+    let finding = |one: &Configured| {
+        let name = &one.hook.name;
+        if one.secret.is_short() {
+            return Finding::Wrong(format!(
+                "webhooks.{name}: the secret has less than {GOOD_SECRET} characters, and could be guessed: `openssl rand -hex 32` makes a good one"
+            ));
+        }
+        if one.hook.is_plain() {
+            return Finding::Wrong(format!(
+                "webhooks.{name}: url is http:// to the public internet, where everybody on the way reads who publishes and watches: use https://"
+            ));
+        }
+        Finding::Good(format!(
+            "webhook {name} is signed for and decides over streams {}",
+            one.hook.streams
+        ))
+    };
+    hooks.all().iter().map(finding).collect()
 }
 
 fn store(config: &Config) -> Finding {

@@ -8,7 +8,12 @@ use std::{
 };
 
 use anyhow::{Context, bail};
-use edge_worker::{directory::settings::Change, guard::ProxyHeader, native as web};
+use edge_worker::{
+    directory::settings::Change,
+    guard::ProxyHeader,
+    native as web,
+    webhooks::{Hook, Hooks, signature::Secret},
+};
 use media_core::{
     broadcast,
     ingest::{self, Listen},
@@ -18,6 +23,7 @@ use media_core::{
 };
 use protocol::{cidr::Cidr, names::StreamName};
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::{Files, explain, panel};
 
@@ -48,6 +54,8 @@ pub(crate) struct Config {
     pub(crate) edge: RemoteEdge,
     /// Whose tokens are good.
     pub(crate) access: web::AccessConfig,
+    /// Who decides beside the keys and tokens, and who hears what happens.
+    pub(crate) webhooks: Vec<Hook>,
     /// The streams.
     pub(crate) streams: BTreeMap<StreamName, Change>,
 }
@@ -65,6 +73,7 @@ impl Default for Config {
             publish: Default::default(),
             edge: Default::default(),
             access: Default::default(),
+            webhooks: Vec::new(),
             streams: BTreeMap::new(),
         }
     }
@@ -259,10 +268,42 @@ impl Config {
                 bail!("web.ingest_servers has {url:?}: begin it with rtmps:// or rtmp://");
             }
         }
+        for hook in &self.webhooks {
+            hook.check()?;
+            if hook.deadline_ms >= self.ingest.admission_deadline_ms {
+                bail!(
+                    "webhooks.{}: deadline_ms is {}, and ingest.admission_deadline_ms ({}) has to be longer: nobody would wait for the answer",
+                    hook.name,
+                    hook.deadline_ms,
+                    self.ingest.admission_deadline_ms
+                );
+            }
+        }
         match self.tls.certificate()? {
             Certificate::Acme(acme) => self.validate_acme(acme),
             Certificate::Files(_) | Certificate::SelfSigned => Ok(()),
         }
+    }
+
+    /// The webhooks with the secrets from their files.
+    ///
+    /// # Errors
+    /// A sentence with the webhook, when its configuration or its file is wrong.
+    pub(crate) fn hooks(&self) -> anyhow::Result<Hooks> {
+        let mut hooks = Vec::new();
+        for hook in &self.webhooks {
+            let file = hook.secret_file.as_ref().with_context(|| {
+                format!(
+                    "webhooks.{}: secret_file is not set: name a file with the secret that its requests are signed with",
+                    hook.name
+                )
+            })?;
+            let text = fs::read_to_string(file)
+                .map(Zeroizing::new)
+                .with_context(|| format!("webhooks.{}: reading secret_file {file}", hook.name))?;
+            hooks.push((hook.clone(), Secret::new(&text)));
+        }
+        Ok(Hooks::new(hooks)?)
     }
 
     fn validate_acme(&self, acme: &acme::Config) -> anyhow::Result<()> {
@@ -593,6 +634,15 @@ mod tests {
                 }
                 "[streams.NAME]" => toml::Value::try_from(Change::default()).unwrap(),
                 "[streams.NAME.limits]" => toml::Value::try_from(LimitsChange::default()).unwrap(),
+                "[[webhooks]]" => {
+                    let text = "[[webhooks]]\nname = \"a\"\nurl = \"https://a.example/\"\non = [\"publish\"]\n";
+                    let hook = parse(text).unwrap().webhooks.remove(0);
+                    let mut hook = toml::Value::try_from(hook).unwrap();
+                    for given in ["name", "url", "on"] {
+                        hook.as_table_mut().unwrap().remove(given).unwrap();
+                    }
+                    hook
+                }
                 _ => parts.fold(defaults.clone(), |table, part| table[part].clone()),
             };
             for row in rows {
@@ -716,6 +766,14 @@ mod tests {
             (
                 "[web]\ningest_servers = [\"live.example.org\"]\n",
                 ["web.ingest_servers", "rtmps://"],
+            ),
+            (
+                "[ingest]\nadmission_deadline_ms = 2_000\n[[webhooks]]\nname = \"a\"\nurl = \"https://a.example/\"\non = [\"publish\"]\n",
+                ["webhooks.a: deadline_ms", "ingest.admission_deadline_ms"],
+            ),
+            (
+                "[[webhooks]]\nname = \"a\"\nurl = \"http://169.254.169.254/\"\non = [\"publish\"]\n",
+                ["webhooks.a", "allow_networks"],
             ),
             (
                 "[ingest]\nqueue_bytes = 2_000_000\n",

@@ -67,6 +67,8 @@ async fn opens(edge: &RemoteEdge, entry: &StreamEntry) -> Result<bool, EdgeError
         key: entry.key.reveal(),
         stream: Some(entry.name.clone()),
         peer: String::new(),
+        protocol: None,
+        probe: true,
     };
     match edge.admit(question).await {
         Ok(_) => Ok(true),
@@ -215,6 +217,7 @@ mod tests {
                 key: key.to_owned(),
                 stream: None,
                 peer: "192.0.2.1:5000".to_owned(),
+                ..Admit::default()
             };
             self.edge.admit(&question).await.is_ok()
         }

@@ -320,6 +320,7 @@ async fn start_edge(
             from: config.web.proxy_from.clone(),
             header: config.web.proxy_header,
         },
+        webhooks: config.hooks()?,
         ..web::Config::default()
     };
     let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;
@@ -524,6 +525,7 @@ impl Edge for InProcess {
             self.0.admit(&question).await.map_err(|error| match error {
                 web::EdgeError::Refused(refusal) => EdgeError::Refused(refusal.to_string()),
                 web::EdgeError::Token(refusal) => EdgeError::Refused(refusal.to_string()),
+                web::EdgeError::Webhook(denied) => EdgeError::Refused(denied.to_string()),
                 error => EdgeError::Unreachable(error.to_string()),
             })
         })

@@ -201,6 +201,43 @@ fn check_says_which_port_the_certificate_authority_must_reach() {
 }
 
 #[test]
+fn check_warns_of_a_webhook_that_somebody_else_could_pass_for() {
+    let webhook = |url: &str, secret: &str| {
+        let place = Place::new("");
+        let file = place.folder.path().join("hook-secret");
+        fs::write(&file, secret).unwrap();
+        let text = format!(
+            "[[webhooks]]\nname = \"members\"\nurl = {url:?}\non = [\"publish\"]\nsecret_file = {file:?}\n"
+        );
+        let path = place.folder.path().join("ghost-live.toml");
+        let ports = fs::read_to_string(&path).unwrap();
+        fs::write(&path, ports + &text).unwrap();
+        let (status, said) = place.run(&["check"]);
+        assert!(secret.is_empty() || !said.contains(secret), "{said}");
+        (status.success(), said)
+    };
+    let long = "0123456789abcdef0123456789abcdef";
+    let (good, said) = webhook("https://hooks.example.org/x", long);
+    assert!(good && said.contains("webhook members"), "{said}");
+    for (url, secret, says) in [
+        (
+            "https://hooks.example.org/x",
+            "short-one",
+            "less than 32 characters",
+        ),
+        ("http://hooks.example.org/x", long, "use https://"),
+        ("http://10.0.0.1/x", long, "10.0.0.1 is a private network"),
+        ("https://hooks.example.org/x", "", "no secret"),
+    ] {
+        let (good, said) = webhook(url, secret);
+        assert!(
+            !good && said.contains("webhooks.members") && said.contains(says),
+            "{said}"
+        );
+    }
+}
+
+#[test]
 fn the_first_start_makes_private_files_and_the_second_keeps_them() {
     let place = Place::new("");
     let server = place.up();

@@ -48,6 +48,15 @@ pub enum Protocol {
     Rtmps,
 }
 
+impl From<Protocol> for protocol::names::Protocol {
+    fn from(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Rtmp => Self::Rtmp,
+            Protocol::Rtmps => Self::Rtmps,
+        }
+    }
+}
+
 impl fmt::Display for Protocol {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -15,12 +15,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     link::Resume,
-    names::{BroadcastId, StreamName},
+    names::{BroadcastId, Protocol, StreamName},
     token::Holder,
 };
 
 /// May this publisher publish, and as what?
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admit {
     /// The key as the encoder gave it.
@@ -29,6 +29,12 @@ pub struct Admit {
     pub stream: Option<StreamName>,
     /// The publisher's address (real, behind a trusted proxy).
     pub peer: String,
+    /// What it speaks; `None` from a box of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// Only whether the key is good is wanted: nobody publishes on the answer, so no webhook is asked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub probe: bool,
 }
 
 /// The publisher may publish.

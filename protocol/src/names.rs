@@ -163,6 +163,28 @@ impl FromStr for Tag {
     }
 }
 
+/// What a publisher or a viewer speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// RTMP over TCP.
+    Rtmp,
+    /// RTMP over TLS.
+    Rtmps,
+    /// SRT.
+    Srt,
+    /// WebRTC in (RFC 9725).
+    Whip,
+    /// WebRTC out.
+    Whep,
+    /// HLS.
+    Hls,
+    /// MPEG-DASH.
+    Dash,
+    /// A WebSocket.
+    Ws,
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -38,6 +38,7 @@ fn question(key: &str, stream: Option<&str>) -> Admit {
         key: key.to_owned(),
         stream: stream.map(|name| name.parse().unwrap()),
         peer: format!("{HOME}:4000"),
+        ..Admit::default()
     }
 }
 

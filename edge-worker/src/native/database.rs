@@ -920,6 +920,7 @@ mod tests {
                 key: theirs.key.reveal(),
                 stream: None,
                 peer: String::new(),
+                ..Admit::default()
             },
             seen.stream(&name("theirs")),
         );

@@ -26,6 +26,7 @@ use super::{
     lock,
     objects::Objects,
     text::Text,
+    webhooks::Webhooks,
 };
 use crate::{
     access::{self, Access},
@@ -35,6 +36,7 @@ use crate::{
     guard::{Guard, Rules},
     live::Broadcast,
     sessions::Sessions,
+    webhooks::{Allowed, Ask, Denied},
 };
 
 /// A broadcast's objects are left alone for so long after the last one was written, however unknown it is, milliseconds.
@@ -63,6 +65,12 @@ pub enum EdgeError {
     /// The snapshot that a resumed broadcast needs was not stored in time.
     #[error("the edge's disk is too slow to take the broadcast up again")]
     Slow,
+    /// A webhook does not let the publisher in. The text is for a person.
+    #[error(transparent)]
+    Webhook(#[from] Denied),
+    /// The webhooks.
+    #[error(transparent)]
+    Webhooks(#[from] super::webhooks::SetupError),
     /// The directory.
     #[error(transparent)]
     Directory(DatabaseError),
@@ -98,6 +106,7 @@ struct Inner {
     tokens: super::access::Keeper,
     guard: Guard,
     started: Instant,
+    webhooks: Webhooks,
     broadcasts: Mutex<Broadcasts>,
     audience: Mutex<HashMap<StreamName, Audience>>,
     sessions: Mutex<HashMap<StreamName, Sessions>>,
@@ -148,11 +157,14 @@ impl Edge {
             let seed = super::database::random()?;
             Guard::new(config.proxies.clone(), rules, access.rates, GUARDED, seed)
         };
+        let clock = Clock::start();
+        let webhooks = Webhooks::new(config.webhooks.clone(), move || clock.now_unix_ms())?;
         let edge = Self(Arc::new(Inner {
             tokens,
             guard,
+            webhooks,
             started: Instant::now(),
-            clock: Clock::start(),
+            clock,
             secret: config
                 .link_secret
                 .as_ref()
@@ -307,20 +319,43 @@ impl Edge {
 
     async fn admit_key(&self, question: &Admit) -> Result<Admission, EdgeError> {
         let directory = self.reload().await;
-        if access::is_token(&question.key) {
-            let (stream, grant) =
-                self.access()
-                    .publish(question, directory.revocations(), super::wall_unix_ms())?;
-            return match directory.stream(&stream) {
-                Some(_) => Ok(Admission {
+        let exists = |stream: &StreamName| match directory.stream(stream) {
+            Some(_) => Ok(()),
+            None => Err(Refusal::NoStream(stream.clone())),
+        };
+        let (admission, token) = match access::is_token(&question.key) {
+            true => {
+                let revoked = directory.revocations();
+                let publisher = self
+                    .access()
+                    .publish(question, revoked, super::wall_unix_ms());
+                let (stream, grant) = publisher?;
+                exists(&stream)?;
+                let admission = Admission {
                     ends_unix_ms: grant.session_ends_unix_ms(),
                     holder: Some(grant.holder()),
                     ..Admission::of(stream)
-                }),
-                None => Err(Refusal::NoStream(stream).into()),
-            };
+                };
+                (admission, Some(grant.claims().clone()))
+            }
+            false => (directory.admit(question)?, None),
+        };
+        if question.probe {
+            return Ok(admission);
         }
-        Ok(directory.admit(question)?)
+        let ask = Ask::publish(question, &admission.stream, token);
+        let allowed = self.0.webhooks.ask(&ask).await?;
+        exists(&allowed.stream)?;
+        Ok(allowed.narrow(admission))
+    }
+
+    /// Whether webhooks let a viewer watch, and until when: asked once, when a playback session begins, after everything else was found
+    /// good. Without a webhook for the stream the answer is there at once.
+    ///
+    /// # Errors
+    /// [`Denied`]; the text is for the viewer.
+    pub async fn admit_viewer(&self, ask: &Ask) -> Result<Allowed, Denied> {
+        self.0.webhooks.ask(ask).await
     }
 
     /// Which broadcast is it: a new one, or one that goes on?

@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod guards;
+mod webhooks;
 
 const SECRET: &str = "a link secret of more than 32 characters";
 
@@ -731,6 +732,7 @@ async fn the_studio_shows_the_key_to_its_owner_and_changes_it() {
         key: key.to_owned(),
         stream: None,
         peer: String::new(),
+        ..protocol::internal::Admit::default()
     };
     let admits = async |key: &str| bench.edge.admit(&question(key)).await.is_ok();
     assert!(!admits(&entry.key.reveal()).await);
@@ -756,6 +758,7 @@ async fn a_lost_seal_hides_the_key_until_there_is_a_new_one_and_admits_all_the_s
         key: key.to_owned(),
         stream: None,
         peer: String::new(),
+        ..protocol::internal::Admit::default()
     };
     let admitted = bench.edge.admit(&question(&entry.key.reveal())).await;
     assert!(admitted.is_ok());
@@ -1396,6 +1399,7 @@ mod tokens {
             key: token.to_owned(),
             stream: None,
             peer: "192.0.2.1:4000".to_owned(),
+            ..Admit::default()
         };
         bench
             .edge

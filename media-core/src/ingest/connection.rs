@@ -400,6 +400,8 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
         key: credentials.key,
         stream: credentials.stream,
         peer: admitting.peer.ip().to_string(),
+        protocol: Some(admitting.protocol.into()),
+        probe: false,
     };
     let deadline = shared.config.admission_deadline();
     let unanswered = |reason: String| Denial {

@@ -224,6 +224,7 @@ fn question(key: &str) -> Admit {
         key: key.into(),
         stream: None,
         peer: "192.0.2.1:40000".into(),
+        ..Admit::default()
     }
 }
 

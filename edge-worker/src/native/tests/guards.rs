@@ -138,6 +138,7 @@ async fn wrong_secrets_are_answered_so_often_and_then_not_looked_at() {
             key: key.to_owned(),
             stream: None,
             peer: peer.to_owned(),
+            ..Admit::default()
         };
         bench
             .edge
@@ -176,6 +177,7 @@ async fn publishers_are_let_in_by_address() {
             key: key.clone(),
             stream: None,
             peer: peer.to_owned(),
+            ..Admit::default()
         };
         assert_eq!(bench.edge.admit(&question).await.is_ok(), let_in, "{peer}");
     }

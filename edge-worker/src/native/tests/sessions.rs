@@ -636,6 +636,7 @@ async fn a_publisher_whose_token_is_revoked_loses_link_and_broadcast_at_once() {
         key: token,
         stream: None,
         peer: "127.0.0.1:4000".to_owned(),
+        ..protocol::internal::Admit::default()
     };
     let admission = bench.edge.admit(&question).await.unwrap();
     let holder = admission.holder.unwrap();

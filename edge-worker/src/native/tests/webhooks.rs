@@ -1,0 +1,597 @@
+//! Webhooks over real sockets: servers that answer, that are slow, dead, or lie.
+
+use std::{
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Instant,
+};
+
+use protocol::{internal::Admit, names::Protocol};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use super::*;
+use crate::{
+    access::INSTALLATION,
+    webhooks::{Ask, Denied, On, gate::FAILURES, signature::Secret},
+};
+
+const HOOK_SECRET: &str = "what only the webhook's server knows";
+
+/// How long what waits for nobody may take. Orders of magnitude above what it takes, far below the deadline of a webhook that hangs.
+const AT_ONCE: Duration = Duration::from_millis(500);
+
+/// What a webhook's server does with a connection.
+#[derive(Clone)]
+enum Does {
+    /// Answers each request with these bytes.
+    Says(Vec<u8>),
+    /// Says this, and then that for ever.
+    Floods(Vec<u8>, Vec<u8>),
+    /// Reads, and says nothing.
+    Hangs,
+    /// Closes once it has read the request.
+    Closes,
+}
+
+/// What a server was sent.
+#[derive(Debug, Clone)]
+struct Sent {
+    head: String,
+    body: Vec<u8>,
+}
+
+impl Sent {
+    fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().skip(1);
+        let mut found = lines.filter_map(|line| line.split_once(": "));
+        let found = found.find(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.unwrap_or_else(|| panic!("{name} in {}", self.head)).1
+    }
+
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+/// A small HTTP server that ends with the test.
+struct HookServer {
+    address: SocketAddr,
+    does: Arc<Mutex<Does>>,
+    sent: Arc<Mutex<Vec<Sent>>>,
+    connections: Arc<AtomicUsize>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for HookServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn read_request(tcp: &mut TcpStream, input: &mut Vec<u8>) -> Option<Sent> {
+    loop {
+        let end = input.windows(4).position(|four| four == b"\r\n\r\n");
+        if let Some(end) = end {
+            let head = String::from_utf8(input[..end].to_vec()).unwrap();
+            let sent = Sent {
+                head,
+                body: Vec::new(),
+            };
+            let length: usize = sent.header("content-length").parse().unwrap();
+            let whole = end + 4 + length;
+            if input.len() >= whole {
+                let body = input[end + 4..whole].to_vec();
+                input.drain(..whole);
+                return Some(Sent { body, ..sent });
+            }
+        }
+        if tcp.read_buf(input).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+impl HookServer {
+    async fn start(does: Does) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let does = Arc::new(Mutex::new(does));
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (now_does, noted, counted) = (does.clone(), sent.clone(), connections.clone());
+        let task = tokio::spawn(async move {
+            let mut serving = tokio::task::JoinSet::new();
+            loop {
+                let (mut tcp, _) = listener.accept().await.unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+                let (does, noted) = (now_does.clone(), noted.clone());
+                serving.spawn(async move {
+                    let mut input = Vec::new();
+                    while let Some(sent) = read_request(&mut tcp, &mut input).await {
+                        noted.lock().unwrap().push(sent);
+                        let does = does.lock().unwrap().clone();
+                        match does {
+                            Does::Says(bytes) => tcp.write_all(&bytes).await.unwrap_or_default(),
+                            Does::Floods(first, then) => {
+                                let _ = tcp.write_all(&first).await;
+                                while tcp.write_all(&then).await.is_ok() {}
+                            }
+                            Does::Hangs => std::future::pending().await,
+                            Does::Closes => return,
+                        }
+                    }
+                });
+            }
+        });
+        Self {
+            address,
+            does,
+            sent,
+            connections,
+            task,
+        }
+    }
+
+    fn now(&self, does: Does) {
+        *self.does.lock().unwrap() = does;
+    }
+
+    fn sent(&self) -> Vec<Sent> {
+        self.sent.lock().unwrap().clone()
+    }
+
+    fn connections(&self) -> usize {
+        self.connections.load(Ordering::SeqCst)
+    }
+
+    /// A webhook of this server for those streams, with other settings.
+    fn hook(&self, streams: &str, more: Value) -> Value {
+        let mut hook = json!({
+            "name": format!("hook-{}", self.address.port()),
+            "url": format!("http://{}/hook", self.address),
+            "on": ["publish", "watch"],
+            "streams": streams,
+            "allow_networks": ["127.0.0.0/8"],
+        });
+        for (key, value) in more.as_object().unwrap() {
+            hook[key] = value.clone();
+        }
+        hook
+    }
+}
+
+fn response(status: &str, content_type: &str, body: &str) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "HTTP/1.1 {status}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\r\n"
+    );
+    (head + body).into_bytes()
+}
+
+fn says(json: &str) -> Does {
+    Does::Says(response("200 OK", "application/json", json))
+}
+
+fn allow() -> Does {
+    says(r#"{"decision": "allow"}"#)
+}
+
+/// An edge with these webhooks and these streams beside `demo`.
+async fn bench(hooks: &[Value], streams: &[&str]) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let hooks = hooks
+        .iter()
+        .map(|hook| serde_json::from_value(hook.clone()).unwrap());
+    let hooks = Hooks::new(hooks.map(|hook| (hook, Secret::new(HOOK_SECRET)))).unwrap();
+    let change = |config: &mut Config| config.webhooks = hooks;
+    let bench = Bench::with(folder, Arc::new(InMemory::new()), None, change).await;
+    for name in streams {
+        bench
+            .edge
+            .ensure_stream(&name.parse().unwrap(), &Change::default())
+            .await
+            .unwrap();
+    }
+    bench
+}
+
+/// The question of a publisher of that stream who has its key.
+fn publisher(bench: &Bench, name: &str) -> Admit {
+    let stream = bench.edge.stream(&name.parse().unwrap()).unwrap();
+    let database = Database::open(&bench.folder.path().join("edge")).unwrap();
+    Admit {
+        key: stream.key(database.seal()).unwrap().reveal(),
+        stream: None,
+        peer: "192.0.2.7".to_owned(),
+        protocol: Some(Protocol::Rtmps),
+        probe: false,
+    }
+}
+
+async fn publishes(bench: &Bench, name: &str) -> Result<Admission, String> {
+    let admitted = bench.edge.admit(&publisher(bench, name)).await;
+    admitted.map_err(|error| error.to_string())
+}
+
+const UNANSWERED: &str =
+    "the service that decides who may get in did not answer: try again in a moment";
+
+/// HMAC-SHA256 as RFC 2104 section 2 has it, by the hash alone.
+fn hmac_sha256(key: &[u8], text: &[u8]) -> String {
+    let mut block = [0; 64];
+    block[..key.len()].copy_from_slice(key);
+    let pad = |with: u8| block.map(|byte| byte ^ with);
+    let inner = Sha256::new().chain_update(pad(0x36)).chain_update(text);
+    let outer = Sha256::new()
+        .chain_update(pad(0x5c))
+        .chain_update(inner.finalize());
+    data_encoding::HEXLOWER.encode(&outer.finalize())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_webhook_is_asked_signed_after_the_key_was_found_good_and_its_word_counts() {
+    let server = HookServer::start(allow()).await;
+    let bench = bench(&[server.hook("*", json!({}))], &["spare"]).await;
+    let before = wall_unix_ms();
+    let admission = publishes(&bench, "demo").await.unwrap();
+    assert_eq!(admission, Admission::of(stream()));
+    let sent = server.sent().remove(0);
+    assert!(
+        sent.head.starts_with("POST /hook HTTP/1.1"),
+        "{}",
+        sent.head
+    );
+    assert_eq!(sent.header("content-type"), "application/json");
+    let question = sent.json();
+    let at = question["time_unix_ms"].as_i64().unwrap();
+    assert!((before..=wall_unix_ms()).contains(&at));
+    let id = sent.header("x-ghost-live-id").to_owned();
+    assert_eq!(
+        question,
+        json!({"id": id, "time_unix_ms": at, "type": "admission", "action": "publish", "stream": "demo",
+            "protocol": "rtmps", "address": "192.0.2.7", "token": null})
+    );
+    let timestamp = sent.header("x-ghost-live-timestamp");
+    assert!((at / 1_000..=wall_unix_ms() / 1_000).contains(&timestamp.parse().unwrap()));
+    let signed = [timestamp.as_bytes(), b".", &sent.body].concat();
+    let expected = format!("sha256={}", hmac_sha256(HOOK_SECRET.as_bytes(), &signed));
+    assert_eq!(sent.header("x-ghost-live-signature"), expected);
+    // The key is nowhere in it.
+    let key = publisher(&bench, "demo").key;
+    assert!(!sent.head.contains(&key) && !String::from_utf8_lossy(&sent.body).contains(&key));
+
+    server.now(says(
+        r#"{"decision": "deny", "reason": "the hall is closed"}"#,
+    ));
+    assert_eq!(
+        publishes(&bench, "demo").await.unwrap_err(),
+        "the hall is closed"
+    );
+    server.now(says(r#"{"decision": "deny"}"#));
+    assert_eq!(
+        publishes(&bench, "demo").await.unwrap_err(),
+        "the operator of this server does not allow it"
+    );
+    server.now(says(
+        r#"{"decision": "allow", "stream": "spare", "lifetime_s": 60}"#,
+    ));
+    let before = wall_unix_ms();
+    let admission = publishes(&bench, "demo").await.unwrap();
+    assert_eq!(admission.stream.as_str(), "spare");
+    let ends = admission.ends_unix_ms.unwrap();
+    assert!((before + 60_000..=wall_unix_ms() + 60_000).contains(&ends));
+    server.now(says(r#"{"decision": "allow", "stream": "nobody"}"#));
+    assert_eq!(
+        publishes(&bench, "demo").await.unwrap_err(),
+        "there is no stream nobody"
+    );
+
+    // A wrong key, and a question that nobody publishes on, are none of its business.
+    let asked = server.sent().len();
+    let mut wrong = publisher(&bench, "demo");
+    wrong.key.replace_range(wrong.key.len() - 2.., "aa");
+    assert!(bench.edge.admit(&wrong).await.is_err());
+    let mut probe = publisher(&bench, "demo");
+    probe.probe = true;
+    assert!(bench.edge.admit(&probe).await.is_ok());
+    assert_eq!(server.sent().len(), asked);
+    // One id a question.
+    let sent = server.sent();
+    let ids: std::collections::HashSet<_> = sent
+        .iter()
+        .map(|sent| sent.header("x-ghost-live-id"))
+        .collect();
+    assert_eq!(ids.len(), asked);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_s_claims_are_told_and_the_token_is_not() {
+    let server = HookServer::start(allow()).await;
+    let bench = bench(&[server.hook("demo", json!({}))], &["other"]).await;
+    let keyring = load_keyring(&bench.folder.path().join("edge")).unwrap();
+    let access = crate::access::Access::new(INSTALLATION, keyring, &[]).unwrap();
+    let wanted = json!({"stream": "*", "act": ["publish"], "sub": "anna", "for_s": 60});
+    let wanted = serde_json::from_value(wanted).unwrap();
+    let minted = access
+        .mint_as_owner(&wanted, [7; 12], wall_unix_ms())
+        .unwrap();
+    let question = |stream: &str| Admit {
+        key: minted.token.clone(),
+        stream: stream.parse().ok(),
+        peer: "[2001:db8::7]:4000".to_owned(),
+        protocol: Some(Protocol::Rtmp),
+        probe: false,
+    };
+    bench.edge.admit(&question("demo")).await.unwrap();
+    let sent = server.sent().remove(0);
+    let body = sent.json();
+    assert_eq!(body["token"]["sub"], "anna");
+    assert_eq!(body["token"]["jti"], minted.jti);
+    assert_eq!(body["token"]["stream"], "*");
+    assert_eq!(body["address"], "2001:db8::7");
+    let signature = minted.token.rsplit('.').next().unwrap();
+    assert!(!String::from_utf8_lossy(&sent.body).contains(signature));
+    // A stream that the pattern does not cover.
+    bench.edge.admit(&question("other")).await.unwrap();
+    assert_eq!(server.sent().len(), 1);
+    // A viewer, by the same way.
+    let ask = Ask {
+        on: On::Watch,
+        stream: stream(),
+        protocol: Some(Protocol::Hls),
+        address: "192.0.2.9".parse().ok(),
+        token: None,
+    };
+    server.now(says(r#"{"decision": "deny", "reason": "members only"}"#));
+    assert_eq!(
+        bench.edge.admit_viewer(&ask).await,
+        Err(Denied::Because("members only".into()))
+    );
+    let body = server.sent().remove(1).json();
+    assert_eq!(
+        (&body["action"], &body["protocol"]),
+        (&json!("watch"), &json!("hls"))
+    );
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_slow_or_dead_or_lies_lets_nobody_in_within_the_deadline() {
+    const DEADLINE: Duration = Duration::from_millis(300);
+    let trap = HookServer::start(allow()).await;
+    let dead = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        listener.local_addr().unwrap()
+    };
+    let redirect = |to: &str| {
+        let head = format!(
+            "HTTP/1.1 307 Temporary Redirect\r\nlocation: {to}\r\ncontent-length: 0\r\n\r\n"
+        );
+        Does::Says(head.into_bytes())
+    };
+    let head = |more: &str| {
+        format!("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n{more}").into_bytes()
+    };
+    let yes = r#"{"decision": "allow"}"#;
+    let lies: Vec<(&str, Does)> = vec![
+        ("slow", Does::Hangs),
+        ("closes", Does::Closes),
+        (
+            "half an answer",
+            Does::Says(head("content-length: 21\r\n\r\n{\"decision")),
+        ),
+        (
+            "an endless body",
+            Does::Floods(head("\r\n"), vec![b' '; 4_096]),
+        ),
+        (
+            "an endless chunk",
+            Does::Floods(
+                head("transfer-encoding: chunked\r\n\r\nfffffff\r\n"),
+                vec![b' '; 4_096],
+            ),
+        ),
+        (
+            "one byte now and then",
+            Does::Floods(
+                head("transfer-encoding: chunked\r\n\r\n"),
+                b"1\r\n \r\n".to_vec(),
+            ),
+        ),
+        (
+            "an endless head",
+            Does::Floods(head(""), b"x-more: of the same\r\n".to_vec()),
+        ),
+        (
+            "1xx and no end",
+            Does::Floods(Vec::new(), b"HTTP/1.1 102 Processing\r\n\r\n".to_vec()),
+        ),
+        (
+            "another type",
+            Does::Says(response("200 OK", "text/html", yes)),
+        ),
+        (
+            "no type",
+            Does::Says(format!("HTTP/1.1 200 OK\r\ncontent-length: 21\r\n\r\n{yes}").into_bytes()),
+        ),
+        (
+            "another status",
+            Does::Says(response("201 Created", "application/json", yes)),
+        ),
+        (
+            "an error that allows",
+            Does::Says(response("500 No", "application/json", yes)),
+        ),
+        ("garbage", says("\u{0}\u{1}{{{{")),
+        (
+            "garbage that is no HTTP",
+            Does::Says(b"SSH-2.0-x\r\n\r\n".to_vec()),
+        ),
+        (
+            "huge JSON",
+            says(&format!(
+                "{{\"decision\": \"allow\"{}}}",
+                " ".repeat(1 << 20)
+            )),
+        ),
+        ("deep JSON", says(&"[".repeat(10_000))),
+        (
+            "another key",
+            says(r#"{"decision": "allow", "strem": "x"}"#),
+        ),
+        (
+            "compressed",
+            Does::Says(head(
+                "content-encoding: gzip\r\ncontent-length: 3\r\n\r\n\x1f\u{8b}",
+            )),
+        ),
+        (
+            "to the metadata",
+            redirect("http://169.254.169.254/latest/meta-data/"),
+        ),
+        ("to a trap", redirect(&format!("http://{}/", trap.address))),
+        (
+            "to another tenant's stream",
+            says(r#"{"decision": "allow", "stream": "other"}"#),
+        ),
+    ];
+    // Each with a webhook of its own, so that no circuit opens, and with one that lets in when it fails.
+    for (what, does) in lies {
+        let server = HookServer::start(does).await;
+        let deadline = json!({"deadline_ms": 300});
+        let closed = bench(&[server.hook("demo", deadline.clone())], &["other"]).await;
+        let began = Instant::now();
+        assert_eq!(
+            publishes(&closed, "demo").await.unwrap_err(),
+            UNANSWERED,
+            "{what}"
+        );
+        let took = began.elapsed();
+        assert!(took < DEADLINE + AT_ONCE, "{what}: {took:?}");
+        assert_eq!(server.sent().len(), 1, "{what}: it is asked once");
+        closed.end().await;
+        let open = json!({"deadline_ms": 300, "on_failure": "allow"});
+        let open = bench(&[server.hook("demo", open)], &["other"]).await;
+        let allowed = publishes(&open, "demo").await;
+        assert_eq!(allowed, Ok(Admission::of(stream())), "{what}");
+        open.end().await;
+    }
+    let server = HookServer::start(allow()).await;
+    let nobody = json!({"url": format!("http://{dead}/")});
+    let bench = bench(&[server.hook("*", nobody)], &[]).await;
+    assert_eq!(publishes(&bench, "demo").await.unwrap_err(), UNANSWERED);
+    assert_eq!(trap.connections(), 0, "nobody followed a redirect");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_name_that_leads_into_this_machine_is_not_even_connected_to() {
+    let server = HookServer::start(allow()).await;
+    let port = server.address.port();
+    let by_name =
+        json!({"url": format!("http://localhost:{port}/"), "allow_networks": ["10.0.0.0/8"]});
+    let refused = bench(&[server.hook("*", by_name)], &[]).await;
+    assert_eq!(publishes(&refused, "demo").await.unwrap_err(), UNANSWERED);
+    assert_eq!(server.connections(), 0);
+    refused.end().await;
+    // The same with the network named: so it was the guard.
+    let named = json!({"url": format!("http://localhost:{port}/")});
+    let bench = bench(&[server.hook("*", named)], &[]).await;
+    assert!(publishes(&bench, "demo").await.is_ok());
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn while_a_server_hangs_the_sessions_of_others_notice_nothing() {
+    const MANY: usize = 50;
+    let slow = HookServer::start(Does::Hangs).await;
+    let quick = HookServer::start(allow()).await;
+    let hooks = [
+        slow.hook("slow", json!({"deadline_ms": 4_000, "max_concurrent": 8})),
+        quick.hook("quick", json!({})),
+    ];
+    let bench = Arc::new(bench(&hooks, &["slow", "quick"]).await);
+    let (_source, link) = bench.on_air(3).await;
+    // Eight wait for it, and the others are told at once: nobody queues.
+    let question = publisher(&bench, "slow");
+    let mut waiting = tokio::task::JoinSet::new();
+    for _ in 0..MANY {
+        let (edge, question) = (bench.edge.clone(), question.clone());
+        waiting.spawn(async move {
+            let began = Instant::now();
+            assert!(edge.admit(&question).await.is_err());
+            began.elapsed()
+        });
+    }
+    for _ in 0..MANY - 8 {
+        let took = waiting.join_next().await.unwrap().unwrap();
+        assert!(took < 4 * AT_ONCE, "told at once that it is full: {took:?}");
+    }
+    bench
+        .wait_for("the server has its eight", |_| slow.sent().len() == 8)
+        .await;
+    // Viewers have places of their own at the same server, and it hangs for them too.
+    let ask = Ask {
+        on: On::Watch,
+        stream: "slow".parse().unwrap(),
+        protocol: None,
+        address: None,
+        token: None,
+    };
+    let (edge, viewer) = (bench.edge.clone(), ask.clone());
+    let viewer = tokio::spawn(async move { edge.admit_viewer(&viewer).await });
+    bench
+        .wait_for("the viewer's question is there", |_| slow.sent().len() == 9)
+        .await;
+    let (other, quickly) = (publisher(&bench, "demo"), publisher(&bench, "quick"));
+    let mut longest = Duration::ZERO;
+    let mut timed = |began: Instant| longest = longest.max(began.elapsed());
+    for _ in 0..100 {
+        let began = Instant::now();
+        bench.edge.admit(&other).await.unwrap();
+        timed(began);
+        let began = Instant::now();
+        bench.edge.admit(&quickly).await.unwrap();
+        timed(began);
+        let began = Instant::now();
+        bench.text(&playlist(&id().to_string(), "")).await;
+        timed(began);
+    }
+    assert_eq!(waiting.len(), 8, "they wait all the while");
+    assert!(!viewer.is_finished());
+    println!("while 9 questions hung, 300 others took {longest:?} at the most");
+    assert!(longest < AT_ONCE, "{longest:?}");
+    // Whoever goes away gives its place back.
+    waiting.shutdown().await;
+    slow.now(allow());
+    assert!(publishes(&bench, "slow").await.is_ok());
+    drop(link);
+    viewer.abort();
+    let _ = viewer.await;
+    Arc::into_inner(bench).unwrap().end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_fails_time_and_again_is_left_alone_and_asked_again_later() {
+    let server = HookServer::start(Does::Closes).await;
+    let bench = bench(&[server.hook("*", json!({}))], &[]).await;
+    for _ in 0..FAILURES + 10 {
+        assert_eq!(publishes(&bench, "demo").await.unwrap_err(), UNANSWERED);
+    }
+    assert_eq!(server.sent().len(), FAILURES as usize);
+    server.now(allow());
+    let began = Instant::now();
+    while publishes(&bench, "demo").await.is_err() {
+        assert!(
+            began.elapsed() < Duration::from_secs(20),
+            "never asked again"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(server.sent().len(), FAILURES as usize + 1, "one looked");
+    bench.end().await;
+}
