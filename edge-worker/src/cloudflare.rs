@@ -7,6 +7,7 @@
 //! | `leaf` | a replica of one broadcast, where viewers wait | Durable Object by `{broadcast}/{n}` |
 //! | `stream` | which broadcast a stream has; counts its viewers | Durable Object by stream name |
 //! | `access` | tokens | secret `TOKEN_KEYS` |
+//! | `webhooks` | asks an operator's own server | `fetch`, secret `WEBHOOK_SECRETS` |
 //! | `directory` | streams, keys and broadcasts; what the isolate remembers of them | D1 |
 //! | `media` | objects | R2 binding, or any S3 origin over HTTP |
 //! | `segment` | DASH segments, part by part | |
@@ -33,6 +34,7 @@ mod leaf;
 mod media;
 mod segment;
 mod stream;
+mod webhooks;
 
 use answer::{answer, json, problem};
 
@@ -50,6 +52,8 @@ mod binding {
     pub(super) const LINK_SECRET: &str = "LINK_SECRET";
     pub(super) const TOKEN_KEYS: &str = "TOKEN_KEYS";
     pub(super) const TOKEN_ISSUERS: &str = "TOKEN_ISSUERS";
+    pub(super) const WEBHOOKS: &str = "WEBHOOKS";
+    pub(super) const WEBHOOK_SECRETS: &str = "WEBHOOK_SECRETS";
     pub(super) const INSTALLATION: &str = "INSTALLATION";
 }
 

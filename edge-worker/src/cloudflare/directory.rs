@@ -16,7 +16,7 @@ use http::StatusCode;
 use protocol::{
     internal::{Admission, Admit},
     names::{BroadcastId, StreamName},
-    token::{self, Revocations},
+    token::{self, Claims, Revocations},
 };
 use wasm_bindgen::JsValue;
 use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Response, Result};
@@ -24,7 +24,7 @@ use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Resp
 use super::{
     access,
     answer::{self, problem},
-    binding, link_secret, now_unix_ms, random,
+    binding, link_secret, now_unix_ms, random, webhooks,
 };
 use crate::{
     access::is_token,
@@ -36,6 +36,7 @@ use crate::{
         sql::{self, OnAirRow, Statement, StreamRow, Value},
     },
     routes::{Caching, Problem, Route},
+    webhooks::Ask,
 };
 
 /// How old the memory of the directory may be, milliseconds.
@@ -375,38 +376,71 @@ pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Res
         Ok(asked) => asked,
         Err(found) => return problem(Some(route), &found),
     };
-    if is_token(&asked.key) {
-        let stream = match access::access(env)? {
-            Some(access) => access.publish(&asked, &Revocations::default(), now_unix_ms()),
-            None => Err(token::Refusal::Key),
-        };
-        let (stream, grant) = match stream {
-            Ok((stream, grant)) => (stream, grant),
-            Err(refusal) => return problem(Some(route), &Problem::refused(refusal.to_string())),
-        };
-        return match find_stream(env, sql::stream(&stream)).await? {
-            Some(_) => {
-                let admission = Admission {
-                    ends_unix_ms: grant.session_ends_unix_ms(),
-                    holder: Some(grant.holder()),
-                    ..Admission::of(stream)
-                };
-                answer::json(Some(route), StatusCode::OK, Caching::Never, &admission)
-            }
-            None => {
-                let refusal = Refusal::NoStream(stream);
-                problem(Some(route), &Problem::refused(refusal.to_string()))
-            }
-        };
-    }
-    let stream = match directory::key_id(&asked) {
-        Some(id) => find_stream(env, sql::stream_by_key_id(&id)).await?,
-        None => None,
+    let admitted = match admit_key(&asked, env).await? {
+        Ok((admission, _)) if asked.probe => Ok(admission),
+        Ok((admission, token)) => admit_webhooks(&asked, admission, token, env).await?,
+        Err(refused) => Err(refused),
     };
-    match directory::admit(&asked, stream.as_ref()) {
+    match admitted {
         Ok(admission) => answer::json(Some(route), StatusCode::OK, Caching::Never, &admission),
-        Err(refusal) => problem(Some(route), &Problem::refused(refusal.to_string())),
+        Err(refused) => problem(Some(route), &Problem::refused(refused)),
     }
+}
+
+/// Whether key or token are good; with what the token says. Otherwise a sentence for the publisher.
+async fn admit_key(
+    asked: &Admit,
+    env: &Env,
+) -> Result<std::result::Result<(Admission, Option<Claims>), String>> {
+    if !is_token(&asked.key) {
+        let stream = match directory::key_id(asked) {
+            Some(id) => find_stream(env, sql::stream_by_key_id(&id)).await?,
+            None => None,
+        };
+        let admitted = directory::admit(asked, stream.as_ref());
+        return Ok(admitted
+            .map(|admission| (admission, None))
+            .map_err(|refusal| refusal.to_string()));
+    }
+    let publisher = match access::access(env)? {
+        Some(access) => access.publish(asked, &Revocations::default(), now_unix_ms()),
+        None => Err(token::Refusal::Key),
+    };
+    let (stream, grant) = match publisher {
+        Ok(publisher) => publisher,
+        Err(refusal) => return Ok(Err(refusal.to_string())),
+    };
+    if find_stream(env, sql::stream(&stream)).await?.is_none() {
+        return Ok(Err(Refusal::NoStream(stream).to_string()));
+    }
+    let admission = Admission {
+        ends_unix_ms: grant.session_ends_unix_ms(),
+        holder: Some(grant.holder()),
+        ..Admission::of(stream)
+    };
+    Ok(Ok((admission, Some(grant.claims().clone()))))
+}
+
+/// What webhooks make of an admission.
+async fn admit_webhooks(
+    asked: &Admit,
+    admission: Admission,
+    token: Option<Claims>,
+    env: &Env,
+) -> Result<std::result::Result<Admission, String>> {
+    let ask = Ask::publish(asked, &admission.stream, token);
+    let allowed = match webhooks::ask(env, &ask).await? {
+        Ok(allowed) => allowed,
+        Err(denied) => return Ok(Err(denied.to_string())),
+    };
+    if allowed.stream != admission.stream
+        && find_stream(env, sql::stream(&allowed.stream))
+            .await?
+            .is_none()
+    {
+        return Ok(Err(Refusal::NoStream(allowed.stream).to_string()));
+    }
+    Ok(Ok(allowed.narrow(admission)))
 }
 
 /// `PUT /internal/streams/{stream}`: makes the stream, or changes its key and studio secret.
