@@ -9,6 +9,7 @@
 //! | `access` | tokens | secret `TOKEN_KEYS` |
 //! | `webhooks` | asks an operator's own server | `fetch`, secret `WEBHOOK_SECRETS` |
 //! | `directory` | streams, keys and broadcasts; what the isolate remembers of them | D1 |
+//! | `guard` | who may come at all, and how often | the isolate's memory |
 //! | `media` | objects | R2 binding, or any S3 origin over HTTP |
 //! | `segment` | DASH segments, part by part | |
 //!
@@ -22,6 +23,7 @@ use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Resu
 
 use crate::{
     api,
+    directory::bearer,
     live::Directives,
     routes::{self, Caching, Page, Problem, Route, TrackAddress},
 };
@@ -30,6 +32,7 @@ mod access;
 mod answer;
 mod broadcast;
 mod directory;
+mod guard;
 mod leaf;
 mod media;
 mod segment;
@@ -54,6 +57,9 @@ mod binding {
     pub(super) const TOKEN_ISSUERS: &str = "TOKEN_ISSUERS";
     pub(super) const WEBHOOKS: &str = "WEBHOOKS";
     pub(super) const WEBHOOK_SECRETS: &str = "WEBHOOK_SECRETS";
+    pub(super) const ADDRESS_RULES: &str = "ADDRESS_RULES";
+    pub(super) const RATES: &str = "RATES";
+    pub(super) const EMBED_ORIGINS: &str = "EMBED_ORIGINS";
     pub(super) const INSTALLATION: &str = "INSTALLATION";
 }
 
@@ -80,24 +86,45 @@ fn random<const N: usize>() -> Result<[u8; N]> {
 
 #[event(fetch)]
 async fn fetch(request: Request, env: Env, context: Context) -> Result<Response> {
+    let guards = match guard::guards(&env) {
+        Ok(guards) => guards,
+        Err(error) => {
+            // Rules that cannot be read let nobody in.
+            worker::console_error!("{error}");
+            return problem(None, &Problem::unavailable());
+        }
+    };
     let method = method(&request);
     let url = request.url()?;
-    let route = match routes::parse(&method, url.path(), url.query()) {
-        Ok(route) => route,
-        Err(found) => return problem(None, &found),
-    };
-    let given = match route.is_internal() {
-        true => internal(&route, request, &env).await,
-        false => public(&route, request, env, context).await,
-    };
-    match given {
-        Ok(response) => Ok(response),
-        Err(error) => {
-            // What went wrong is for the operator's log; the viewer hears that it did.
-            worker::console_error!("{}: {error}", url.path());
-            problem(Some(&route), &Problem::unavailable())
+    let parsed = routes::parse(&method, url.path(), url.query());
+    let route = parsed.as_ref().ok();
+    let origin = request.headers().get("origin")?;
+    let client = guard::client(&request)?;
+    let authorization = request.headers().get("authorization")?;
+    let bearer = bearer(authorization.as_deref());
+    let entered = guards.guard.enter(route, client, bearer, guard::now());
+    let given = match (entered, &parsed) {
+        (Err(found), _) => problem(route, &found),
+        (Ok(()), Err(found)) => problem(None, found),
+        (Ok(()), Ok(route)) => {
+            let given = match route.is_internal() {
+                true => internal(route, request, &env).await,
+                false => public(route, request, env, context).await,
+            };
+            let given = given.or_else(|error| {
+                // What went wrong is for the operator's log; the viewer hears that it did.
+                worker::console_error!("{}: {error}", url.path());
+                problem(Some(route), &Problem::unavailable())
+            });
+            if let Ok(response) = &given
+                && let Ok(status) = StatusCode::from_u16(response.status_code())
+            {
+                guards.guard.answered(route, client, status, guard::now());
+            }
+            given
         }
-    }
+    };
+    guards.finish(route, origin.as_deref(), given?)
 }
 
 fn method(request: &Request) -> http::Method {

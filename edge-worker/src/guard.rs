@@ -5,10 +5,12 @@
 //! | [`client`] | whose request it is, behind proxies that are trusted |
 //! | [`rules`] | from which addresses one may publish, watch or manage |
 //! | [`rates`] | how often an address, a token or a playback session may ask |
+//! | [`origins`] | which other sites may embed the player, and read what is public |
 //!
 //! [`Guard`] joins them, and has them ready for both adapters. Time is an argument, and its memory is what it was made with, whoever comes.
 
 pub mod client;
+pub mod origins;
 pub mod rates;
 pub mod rules;
 
@@ -16,6 +18,7 @@ use std::{net::IpAddr, time::Duration};
 
 pub use client::{Client, Proxies, ProxyHeader};
 use http::StatusCode;
+pub use origins::Origins;
 pub use rates::{Rate, Rates};
 pub use rules::{Rule, Rules};
 
@@ -183,7 +186,11 @@ impl Guard {
 
     /// Takes note of how a request that was let in ended: one whose key or token was wrong counts against its address.
     pub fn answered(&self, route: &Route, client: Client, status: StatusCode, now: Duration) {
-        let wrong = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        let wrong = match class(route).0 {
+            // A 403 is a publisher's, and counts against the publisher's address.
+            Class::Box => status == StatusCode::UNAUTHORIZED,
+            _ => matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
+        };
         if let (true, Some(kept)) = (wrong && !client.may_be_many, failures(route)) {
             let rate = self.failure_rate(kept);
             // Beyond the rate there is nothing left to take.

@@ -25,8 +25,10 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::guard::Proxies;
-use crate::webhooks::Hooks;
+use crate::{
+    guard::{Origins, Proxies},
+    webhooks::Hooks,
+};
 
 mod access;
 mod database;
@@ -53,6 +55,9 @@ pub use link::Link;
 pub use server::{Tls, serve};
 pub use webhooks::SetupError as WebhookSetupError;
 
+/// A year: what lists of hosts that are preloaded ask for at the least.
+pub const HSTS_S: u32 = 365 * 24 * 3_600;
+
 /// The native edge's settings. Every key has a default.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -78,6 +83,10 @@ pub struct Config {
     /// Who decides beside the keys and tokens. Not in this form in any file: each has its secret in a file of its own.
     #[serde(skip)]
     pub webhooks: Hooks,
+    /// Which other sites may embed the player, and read what is public.
+    pub embed_origins: Origins,
+    /// How long browsers that came over TLS come over TLS only, seconds (`Strict-Transport-Security`); 0 is not to say it.
+    pub hsts_s: u32,
 }
 
 impl Default for Config {
@@ -93,6 +102,8 @@ impl Default for Config {
             access: AccessConfig::default(),
             proxies: Proxies::default(),
             webhooks: Hooks::default(),
+            embed_origins: Origins::default(),
+            hsts_s: HSTS_S,
         }
     }
 }

@@ -270,6 +270,10 @@ const PAGE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'sel
      media-src 'self' blob:; font-src 'self' data:; connect-src 'self'; worker-src 'self' blob:; manifest-src 'self'; \
      base-uri 'none'; form-action 'none'; frame-ancestors ";
 
+/// What any other answer may do that a browser shows by itself: nothing.
+const OTHER_POLICY: &str =
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+
 /// What every answer to the route carries; `caching` is what a 2xx would have.
 pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> HeaderMap {
     // Room for all that an answer gets: a map that grows is what a woken viewer would pay for.
@@ -281,6 +285,8 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
     let caching = if kept { caching } else { Caching::Never };
     set(header::CACHE_CONTROL, caching.value());
     set(header::X_CONTENT_TYPE_OPTIONS, "nosniff");
+    // Addresses carry session names, and the first one of a native player a token.
+    set(header::REFERRER_POLICY, "no-referrer");
     if route.is_none_or(Route::is_shared) {
         set(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
         set(
@@ -291,6 +297,11 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
         set(
             HeaderName::from_static("cross-origin-resource-policy"),
             "cross-origin",
+        );
+    } else if !matches!(route, Some(Route::Page(Page::Embed, _))) {
+        set(
+            HeaderName::from_static("cross-origin-resource-policy"),
+            "same-origin",
         );
     }
     match route {
@@ -314,7 +325,6 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
             let mut set = |name: HeaderName, value: &'static str| {
                 map.insert(name, HeaderValue::from_static(value));
             };
-            set(header::REFERRER_POLICY, "no-referrer");
             set(
                 HeaderName::from_static("permissions-policy"),
                 "autoplay=(self), fullscreen=(self), picture-in-picture=(self), camera=(), microphone=(), geolocation=()",
@@ -327,7 +337,10 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
                 );
             }
         }
-        _ => {}
+        // What no browser shows is spared the bytes. A script's own policy is its workers', and the player's demuxes in one.
+        Some(Route::Media(..) | Route::Segment(..) | Route::Object(_)) if kept => {}
+        Some(Route::Asset(path)) if kept && (path.ends_with(".js") || path.ends_with(".mjs")) => {}
+        _ => set(header::CONTENT_SECURITY_POLICY, OTHER_POLICY),
     }
     map
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context, bail};
 use edge_worker::{
     directory::settings::Change,
-    guard::ProxyHeader,
+    guard::{Origins, ProxyHeader},
     native as web,
     webhooks::{Hook, Hooks, signature::Secret},
 };
@@ -99,6 +99,10 @@ pub(crate) struct Web {
     pub(crate) proxy_from: Vec<Cidr>,
     /// The header in which they say it.
     pub(crate) proxy_header: ProxyHeader,
+    /// Other sites that may embed the player.
+    pub(crate) embed_origins: Origins,
+    /// How long browsers that came over HTTPS keep to it, seconds.
+    pub(crate) hsts_s: u32,
 }
 
 impl Default for Web {
@@ -113,6 +117,8 @@ impl Default for Web {
             max_connections: 20_000,
             proxy_from: Vec::new(),
             proxy_header: ProxyHeader::default(),
+            embed_origins: Origins::default(),
+            hsts_s: web::HSTS_S,
         }
     }
 }

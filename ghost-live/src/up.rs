@@ -321,6 +321,8 @@ async fn start_edge(
             header: config.web.proxy_header,
         },
         webhooks: config.hooks()?,
+        embed_origins: config.web.embed_origins.clone(),
+        hsts_s: config.web.hsts_s,
         ..web::Config::default()
     };
     let edge = web::Edge::start(settings, store, Arc::new(assets::get))?;

@@ -1,7 +1,7 @@
 //! Tokens at the Worker. Its keys are the secret `TOKEN_KEYS`, the text of the file that `ghost-live token` keeps; without it no token
 //! is good here, and encoders publish with static keys.
 
-use std::{cell::RefCell, net::IpAddr, rc::Rc};
+use std::{cell::RefCell, rc::Rc};
 
 use http::StatusCode;
 use protocol::token::{Jwks, Revocations};
@@ -9,7 +9,7 @@ use worker::{Env, Request, Response, Result};
 
 use super::{
     answer::{json, problem},
-    binding, directory, now_unix_ms, random,
+    binding, directory, guard, now_unix_ms, random,
 };
 use crate::{
     access::{Access, INSTALLATION, Issuer, Keyring, NotMinted, Wanted},
@@ -23,7 +23,8 @@ thread_local! {
     static ACCESS: RefCell<Option<Rc<Access>>> = const { RefCell::new(None) };
 }
 
-fn text(env: &Env, name: &str) -> Option<String> {
+/// A variable that is set and not empty.
+pub(super) fn text(env: &Env, name: &str) -> Option<String> {
     let text = env.var(name).ok()?.to_string();
     (!text.trim().is_empty()).then_some(text)
 }
@@ -74,7 +75,7 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
         Ok(wanted) => wanted,
         Err(found) => return problem(Some(route), &found),
     };
-    let address = address(&request)?;
+    let address = guard::client(&request)?.address;
     match access.mint(
         bearer,
         address,
@@ -87,11 +88,4 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
         Err(NotMinted::Refused(refusal)) => problem(Some(route), &Problem::token(&refusal)),
         Err(NotMinted::Mint(error)) => problem(Some(route), &Problem::mint(&error)),
     }
-}
-
-/// Where a request comes from, as the platform says. Where it says nothing, no network is the right one.
-fn address(request: &Request) -> Result<IpAddr> {
-    let said = request.headers().get("cf-connecting-ip")?;
-    let said = said.and_then(|text| text.parse().ok());
-    Ok(said.unwrap_or(IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED)))
 }

@@ -24,7 +24,7 @@ use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Resp
 use super::{
     access,
     answer::{self, problem},
-    binding, link_secret, now_unix_ms, random, webhooks,
+    binding, guard, link_secret, now_unix_ms, random, webhooks,
 };
 use crate::{
     access::is_token,
@@ -376,7 +376,18 @@ pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Res
         Ok(asked) => asked,
         Err(found) => return problem(Some(route), &found),
     };
-    let admitted = match admit_key(&asked, env).await? {
+    let guards = guard::guards(env)?;
+    // Whoever runs already was let in, and is not cut off for what others of its address do.
+    if !asked.probe
+        && let Err(refusal) = guards.guard.publisher(&asked.peer, guard::now())
+    {
+        return problem(Some(route), &Problem::refused(refusal.to_string()));
+    }
+    let by_key = admit_key(&asked, env).await?;
+    if by_key.is_err() && !asked.probe {
+        guards.guard.publisher_failed(&asked.peer, guard::now());
+    }
+    let admitted = match by_key {
         Ok((admission, _)) if asked.probe => Ok(admission),
         Ok((admission, token)) => admit_webhooks(&asked, admission, token, env).await?,
         Err(refused) => Err(refused),

@@ -1,6 +1,6 @@
 //! Whose request it is: the peer of the connection, or whom a trusted reverse proxy speaks for.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use http::{HeaderMap, HeaderName, header::FORWARDED};
 use protocol::{cidr::Cidr, per_address::is_near};
@@ -40,11 +40,13 @@ pub struct Client {
 }
 
 impl Client {
-    /// Whom the platform names.
-    pub fn known(address: IpAddr) -> Self {
+    /// Whom the platform names. Where it names nobody, no network is the right one, and nobody is counted.
+    pub fn named(address: Option<IpAddr>) -> Self {
+        let address = address.unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
+        let address = address.to_canonical();
         Self {
-            address: address.to_canonical(),
-            may_be_many: false,
+            address,
+            may_be_many: address.is_unspecified() || is_near(address),
         }
     }
 }
@@ -161,7 +163,7 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
         .strip_prefix('[')
         .and_then(|rest| rest.strip_suffix(']'));
     let address = match bracketed {
-        Some(v6) => v6.parse::<std::net::Ipv6Addr>().map(IpAddr::V6).ok(),
+        Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6).ok(),
         None => (text.parse().ok()).or_else(|| text.parse().ok().map(|at: SocketAddr| at.ip())),
     };
     address.map(|address| address.to_canonical())

@@ -32,7 +32,7 @@ use crate::{
     api::{self, LinkList, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, SessionList, StreamList, Time},
     audience::{Beacon, MAX_BEACON_BYTES},
     directory::bearer,
-    guard::Client,
+    guard::{Client, Origins},
     live::{Directives, Head, ObjectAnswer, Verdict},
     playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
@@ -59,6 +59,8 @@ pub(super) struct Site {
     pub(super) http01: Option<Http01>,
     /// The other end of the connection.
     pub(super) peer: IpAddr,
+    /// `Strict-Transport-Security`, where the connection is encrypted.
+    pub(super) hsts: Option<HeaderValue>,
 }
 
 impl Site {
@@ -82,6 +84,13 @@ impl Site {
             bearer(authorization(request.headers())),
             edge.uptime(),
         );
+        // With every site allowed nobody is asked who it is.
+        let origin = match edge.config().embed_origins {
+            Origins::Any => None,
+            Origins::Listed(_) => {
+                Some((edge.clone(), request.headers().get(header::ORIGIN).cloned()))
+            }
+        };
         let answer = match (entered, &route) {
             (Err(problem), _) => Err(problem),
             (Ok(()), Ok(Route::Media(address, directives))) => {
@@ -103,6 +112,18 @@ impl Site {
             Ok(answer) => answer.response(route),
             Err(problem) => problem_response(route, &problem),
         };
+        if let Some((edge, origin)) = &origin {
+            let origin = origin.as_ref().and_then(|origin| origin.to_str().ok());
+            let origins = &edge.config().embed_origins;
+            origins.apply(origin, response.headers_mut());
+        }
+        // Said once it is remembered: what comes three times a second is spared the bytes.
+        if let Some(hsts) = self.hsts
+            && !matches!(route, Some(Route::Media(..) | Route::Object(_)))
+        {
+            let headers = response.headers_mut();
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, hsts);
+        }
         if head {
             *response.body_mut() = Payload::Left(Full::default());
         }
@@ -120,6 +141,10 @@ impl Site {
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        );
         Some(response)
     }
 }

@@ -16,6 +16,7 @@ use std::{
     time::Duration,
 };
 
+use http::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use protocol::per_address::PerAddress;
@@ -60,6 +61,10 @@ pub async fn serve(
     let addresses = PerAddress::default();
     let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
     let connections = TaskTracker::new();
+    let hsts = match edge.config().hsts_s {
+        seconds @ 1.. if tls.is_some() => HeaderValue::from_str(&format!("max-age={seconds}")).ok(),
+        _ => None,
+    };
     loop {
         let permit = tokio::select! {
             permit = permits.clone().acquire_owned() => permit,
@@ -80,7 +85,10 @@ pub async fn serve(
         };
         let scarce = permits.available_permits() < max / 4;
         let share = if scarce { max / 4 } else { max };
-        let Ok(address) = addresses.try_add_far(peer.ip(), share) else {
+        // A listed proxy is many peers behind one address.
+        let counted = !edge.guard().is_proxy(peer.ip());
+        let counted = counted.then(|| addresses.try_add_far(peer.ip(), share));
+        let Ok(address) = counted.transpose() else {
             tracing::debug!(peer = %peer.ip(), "a connection was refused: few are left, and its address has a quarter of all");
             continue;
         };
@@ -88,6 +96,7 @@ pub async fn serve(
             edge: edge.clone(),
             http01: http01.clone(),
             peer: peer.ip(),
+            hsts: hsts.clone(),
         };
         let (tls, shutdown) = (tls.clone(), shutdown.clone());
         connections.spawn(async move {

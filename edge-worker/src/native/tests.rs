@@ -1347,6 +1347,7 @@ async fn a_waiter_costs_less_than_four_kibibytes_beyond_its_connection() {
         edge,
         http01: None,
         peer: std::net::Ipv4Addr::LOCALHOST.into(),
+        hsts: None,
     }
     .answer(request);
     let size = std::mem::size_of_val(&waiter);

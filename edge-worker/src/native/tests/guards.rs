@@ -183,3 +183,241 @@ async fn publishers_are_let_in_by_address() {
     }
     bench.end().await;
 }
+
+/// What every answer has, and a page's own policy or one that lets nothing be loaded.
+fn assert_guarded(response: &Response, what: &str) {
+    let value = |name: &str| {
+        let value = response.headers().get(name);
+        value.map(|value| value.to_str().unwrap().to_owned())
+    };
+    assert_eq!(
+        value("x-content-type-options").as_deref(),
+        Some("nosniff"),
+        "{what}"
+    );
+    assert_eq!(
+        value("referrer-policy").as_deref(),
+        Some("no-referrer"),
+        "{what}"
+    );
+    assert!(value("cache-control").is_some(), "{what}");
+    let kind = value("content-type").unwrap_or_default();
+    let media = ["mpegurl", "dash+xml", "video/", "audio/", "javascript"];
+    // No browser shows media by itself, and there is nothing of a preflight to show.
+    if response.status() == StatusCode::NO_CONTENT {
+        return;
+    }
+    if response.status().is_success() && media.iter().any(|name| kind.contains(name)) {
+        return;
+    }
+    let policy = value("content-security-policy");
+    let policy = policy.unwrap_or_else(|| panic!("{what} has no policy"));
+    assert!(policy.starts_with("default-src 'none'"), "{what}: {policy}");
+    // The only exception is the style of media-chrome's elements; nothing is loaded from anywhere else.
+    for directive in policy.split(';').map(str::trim) {
+        let (name, values) = directive.split_once(' ').unwrap();
+        let inline = values.contains("'unsafe");
+        assert!(!inline || name == "style-src", "{what}: {directive}");
+        let elsewhere = values.contains("http") || values.contains('*');
+        assert!(
+            !elsewhere || name == "frame-ancestors",
+            "{what}: {directive}"
+        );
+    }
+    match kind.starts_with("text/html") {
+        true => assert!(policy.contains("script-src 'self'"), "{what}: {policy}"),
+        false => assert!(
+            policy.contains("frame-ancestors 'none'"),
+            "{what}: {policy}"
+        ),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_answer_has_the_headers_of_its_class() {
+    let bench = Bench::start().await;
+    let (_source, _link) = bench.on_air(3).await;
+    let listed = bench.text(&playlist(id().as_str(), "")).await;
+    let part = listed.split("URI=\"").nth(2).unwrap();
+    let part = part.split('"').next().unwrap().to_owned();
+    let client = reqwest::Client::new();
+    for (method, path, status) in [
+        (Method::GET, "/", 200),
+        (Method::GET, "/watch/demo", 200),
+        (Method::GET, "/embed/demo", 200),
+        (Method::GET, "/studio/demo", 200),
+        (Method::GET, "/assets/player-abc.js", 200),
+        (Method::GET, "/assets/nothing.js", 404),
+        (Method::GET, "/live/demo/index.m3u8", 200),
+        (Method::GET, "/live/demo/manifest.mpd", 200),
+        (Method::GET, "/live/other/index.m3u8", 404),
+        (Method::GET, &playlist(id().as_str(), ""), 200),
+        (Method::GET, &playlist(id().as_str(), "?_HLS_part=1"), 400),
+        (
+            Method::GET,
+            &format!("/live/demo/{}/-/v-720p30/1.m4s", id()),
+            200,
+        ),
+        (Method::GET, &part, 200),
+        (Method::GET, "/media/x", 404),
+        (Method::GET, "/api/streams", 200),
+        (Method::GET, "/api/streams/demo", 200),
+        (Method::GET, "/api/streams/other", 404),
+        (Method::GET, "/api/time", 200),
+        (Method::GET, "/api/time?iso", 200),
+        (Method::GET, "/api/studio/demo", 401),
+        (Method::POST, "/api/studio/demo/rotate-key", 401),
+        (Method::POST, "/api/tokens", 401),
+        (Method::POST, "/api/streams/demo/beacon", 400),
+        (Method::GET, "/.well-known/jwks.json", 200),
+        (Method::GET, "/healthz", 200),
+        (Method::GET, "/readyz", 200),
+        (Method::OPTIONS, "/api/streams", 204),
+        (Method::POST, "/", 405),
+        (Method::POST, "/internal/admit", 401),
+        (Method::GET, "/internal/nothing", 404),
+        (Method::GET, "/nothing", 404),
+    ] {
+        let request = client.request(method.clone(), bench.url(path));
+        let response = request.send().await.unwrap();
+        let what = format!("{method} {path}");
+        assert_eq!(response.status(), status, "{what}");
+        assert_guarded(&response, &what);
+        let problem = response.status().is_client_error();
+        assert!(!problem || cache_control(&response) == "no-store", "{what}");
+        assert!(!response.headers().contains_key("strict-transport-security"));
+        // What needs a secret is read by no other site, and put into none.
+        if path.starts_with("/api/studio") || path.starts_with("/api/tokens") {
+            assert!(
+                !response
+                    .headers()
+                    .contains_key("access-control-allow-origin")
+            );
+            assert_eq!(
+                response.headers()["cross-origin-resource-policy"],
+                "same-origin"
+            );
+        }
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn over_tls_browsers_are_told_to_keep_to_it() {
+    for (hsts_s, expected) in [(HSTS_S, Some("max-age=31536000")), (0, None)] {
+        let (tls, trusted) = certificate();
+        let folder = tempfile::tempdir().unwrap();
+        let bench = Bench::with(folder, Arc::new(InMemory::new()), Some(tls), |config| {
+            config.hsts_s = hsts_s;
+        })
+        .await;
+        let client = reqwest::Client::builder()
+            .tls_certs_only([trusted])
+            .resolve("localhost", bench.address)
+            .build()
+            .unwrap();
+        for path in ["/", "/api/streams", "/nothing", "/live/demo/index.m3u8"] {
+            let url = format!("https://localhost:{}{path}", bench.address.port());
+            let response = client.get(url).send().await.unwrap();
+            let said = response.headers().get("strict-transport-security");
+            let said = said.map(|value| value.to_str().unwrap());
+            assert_eq!(said, expected, "{path}");
+        }
+        bench.end().await;
+    }
+}
+
+/// A client hello that knows no version beyond 3.`minor` (RFC 5246 section 7.4.1.2): 3.3 is TLS 1.2.
+fn hello(minor: u8) -> Vec<u8> {
+    let mut body = vec![3, minor];
+    body.extend([7; 32]);
+    // No session; ECDHE-ECDSA with AES-128-GCM and with AES-128-CBC; no compression.
+    body.extend([0, 0, 4, 0xc0, 0x2b, 0xc0, 0x09, 1, 0]);
+    // Group secp256r1, uncompressed points, ecdsa_secp256r1_sha256.
+    body.extend([0, 22]);
+    body.extend([0, 10, 0, 4, 0, 2, 0, 23]);
+    body.extend([0, 11, 0, 2, 1, 0]);
+    body.extend([0, 13, 0, 4, 0, 2, 4, 3]);
+    let length = u8::try_from(body.len()).unwrap();
+    let mut message = vec![22, 3, 1, 0, length + 4, 1, 0, 0, length];
+    message.extend(body);
+    message
+}
+
+#[tokio::test]
+async fn tls_1_2_is_spoken_and_1_1_is_refused() {
+    let (tls, _) = certificate();
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::on(folder, Arc::new(InMemory::new()), Some(tls)).await;
+    let answer_to = async |minor: u8| {
+        let mut raw = TcpStream::connect(bench.address).await.unwrap();
+        raw.write_all(&hello(minor)).await.unwrap();
+        let mut answer = [0; 7];
+        raw.read_exact(&mut answer).await.unwrap();
+        answer
+    };
+    assert_eq!(answer_to(3).await[..3], [22, 3, 3], "a server hello");
+    for minor in [0, 1, 2] {
+        // A fatal alert, protocol_version (RFC 5246 section 7.2.2).
+        let answer = answer_to(minor).await;
+        assert_eq!((answer[0], &answer[5..]), (21, &[2, 70][..]), "3.{minor}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn listed_sites_read_and_frame_and_the_bodies_are_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::with(folder, Arc::new(InMemory::new()), None, |config| {
+        let origins = vec!["https://a.example".to_owned()];
+        config.embed_origins = origins.try_into().unwrap();
+    })
+    .await;
+    let (_source, _link) = bench.on_air(3).await;
+    let client = reqwest::Client::new();
+    let ask = async |path: &str, origin: Option<&str>| {
+        let mut request = client
+            .get(bench.url(path))
+            .header("accept-encoding", "gzip");
+        if let Some(origin) = origin {
+            request = request.header("origin", origin);
+        }
+        request.send().await.unwrap()
+    };
+    for path in [
+        "/live/demo/index.m3u8",
+        &playlist(id().as_str(), ""),
+        "/api/streams",
+        "/assets/player-abc.js",
+        "/live/nothing/index.m3u8",
+    ] {
+        let mut bodies = Vec::new();
+        for (origin, allowed) in [
+            (Some("https://a.example"), Some("https://a.example")),
+            (Some("https://b.example"), None),
+            (None, None),
+        ] {
+            let response = ask(path, origin).await;
+            let headers = response.headers();
+            let said = headers.get("access-control-allow-origin");
+            assert_eq!(said.map(|value| value.to_str().unwrap()), allowed, "{path}");
+            let vary: Vec<_> = headers.get_all("vary").iter().collect();
+            assert!(
+                vary.iter().any(|value| *value == "origin"),
+                "{path} {vary:?}"
+            );
+            bodies.push(response.bytes().await.unwrap());
+        }
+        assert!(bodies.iter().all(|body| *body == bodies[0]), "{path}");
+    }
+    let embed = ask("/embed/demo", None).await;
+    let policy = embed.headers()["content-security-policy"].to_str().unwrap();
+    assert!(
+        policy.ends_with("frame-ancestors 'self' https://a.example"),
+        "{policy}"
+    );
+    // The studio is nobody else's.
+    let studio = ask("/api/studio/demo", Some("https://a.example")).await;
+    assert!(!studio.headers().contains_key("access-control-allow-origin"));
+    bench.end().await;
+}
