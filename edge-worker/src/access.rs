@@ -22,6 +22,8 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::streams::Bearer;
+
 /// What an installation is called where nobody has named it: `iss` and `aud` of its own tokens.
 pub const INSTALLATION: &str = "ghost-live";
 
@@ -314,6 +316,21 @@ impl Access {
             }
         }
         Err(refusal)
+    }
+
+    /// Somebody who comes with a token, over HTTP.
+    ///
+    /// # Errors
+    /// [`Refusal`] when it is not a good one; what it is good for is to be asked of the [`Bearer`].
+    pub fn bearer<'a>(
+        &self,
+        token: &str,
+        address: IpAddr,
+        revoked: &'a Revocations,
+        now_unix_ms: i64,
+    ) -> Result<Bearer<'a>, Refusal> {
+        let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
+        Ok(Bearer::new(grant, address, revoked))
     }
 
     /// The stream that somebody who came with a token in the place of a stream key may publish.

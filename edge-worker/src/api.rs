@@ -19,6 +19,7 @@ use crate::{
     playlist::{iso8601, multivariant::bandwidth},
     routes::Problem,
     sessions::Listed,
+    streams::Managed,
 };
 
 /// The largest question of a box, bytes.
@@ -135,6 +136,9 @@ pub struct StreamSummary {
     pub viewers: u64,
     /// What it is live in.
     pub tracks: Vec<TrackSummary>,
+    /// For those who manage it.
+    #[serde(flatten)]
+    pub managed: Option<Managed>,
 }
 
 impl StreamSummary {
@@ -153,6 +157,7 @@ impl StreamSummary {
             since: on_air.as_ref().map(|now| iso8601(now.since_unix_ms)),
             viewers: if live { viewers } else { 0 },
             tracks: on_air.map(|now| now.tracks).unwrap_or_default(),
+            managed: None,
         }
     }
 }
@@ -222,8 +227,10 @@ impl Studio {
 /// # Errors
 /// A [`Problem`] when it is not what the address takes.
 pub fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body)
-        .map_err(|_| Problem::body("The body is not the JSON that this address takes."))
+    // Every body here is an object; serde would take a list of its values too.
+    let object = body.trim_ascii_start().first() == Some(&b'{');
+    let read = object.then(|| serde_json::from_slice(body).ok()).flatten();
+    read.ok_or_else(|| Problem::body("The body is not the JSON that this address takes."))
 }
 
 /// The body of `PUT /internal/streams/{stream}`.

@@ -7,6 +7,7 @@
 //! | `leaf` | a replica of one broadcast, where viewers wait | Durable Object by `{broadcast}/{n}` |
 //! | `stream` | which broadcast a stream has; counts its viewers | Durable Object by stream name |
 //! | `access` | tokens | secret `TOKEN_KEYS` |
+//! | `streams` | streams made, changed and deleted by their managers | |
 //! | `webhooks` | asks an operator's own server | `fetch`, secret `WEBHOOK_SECRETS` |
 //! | `directory` | streams, keys and broadcasts; what the isolate remembers of them | D1 |
 //! | `guard` | who may come at all, and how often | the isolate's memory |
@@ -18,7 +19,7 @@
 //! cannot be awaited in another: that is why viewers wait in leaf objects, and why nothing here but plain values is shared.
 
 use http::StatusCode;
-use protocol::link_auth;
+use protocol::{link_auth, token::Revocations};
 use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Result, event};
 
 use crate::{
@@ -26,6 +27,7 @@ use crate::{
     directory::bearer,
     live::Directives,
     routes::{self, Caching, Page, Problem, Route, TrackAddress},
+    streams::Bearer,
 };
 
 mod access;
@@ -37,6 +39,7 @@ mod leaf;
 mod media;
 mod segment;
 mod stream;
+mod streams;
 mod webhooks;
 
 use answer::{answer, json, problem};
@@ -227,22 +230,34 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         }
         Route::Page(page, _) => page_of(route, *page, &request, &env).await,
         Route::Asset(path) => asset(route, path, &request, &env).await,
-        Route::Streams => {
-            let known = directory::known(&env, &context).await?;
-            json(Some(route), StatusCode::OK, Caching::Never, &known.list())
-        }
-        Route::Stream(name) => match directory::stream(&env, &context, name).await? {
-            Some(stream) if stream.visibility().needs_token() => {
-                problem(Some(route), &Problem::token_needed())
+        Route::Streams | Route::Stream(_) => {
+            let revoked = Revocations::default();
+            let bearer = match access::bearer(&request, &revoked, &env)? {
+                Ok(bearer) => bearer,
+                Err(found) => return problem(Some(route), &found),
+            };
+            // Whoever changes streams sees them as they are, and not as this isolate remembers them.
+            if bearer.is_some() {
+                directory::read(&env).await?;
             }
-            Some(stream) => json(
-                Some(route),
-                StatusCode::OK,
-                Caching::Never,
-                &stream.summary(name),
-            ),
-            None => problem(Some(route), &Problem::no_stream()),
-        },
+            let known = directory::known(&env, &context).await?;
+            if let Route::Stream(name) = route {
+                let Some(stream) = directory::stream(&env, &context, name).await? else {
+                    return problem(Some(route), &Problem::no_stream());
+                };
+                let sight = Bearer::sight(bearer.as_ref(), name, stream.visibility());
+                return match stream.told(name, sight) {
+                    Some(told) => json(Some(route), StatusCode::OK, Caching::Never, &told),
+                    None => problem(Some(route), &Problem::token_needed()),
+                };
+            }
+            let list = known.list(bearer.as_ref());
+            json(Some(route), StatusCode::OK, Caching::Never, &list)
+        }
+        Route::CreateStream
+        | Route::ChangeStream(_)
+        | Route::DeleteStream(_)
+        | Route::NewKey(_) => streams::manage(route, request, &env).await,
         Route::Beacon(name) => match directory::stream(&env, &context, name).await? {
             Some(_) => stream::beacon(route, name, request, &env).await,
             None => problem(Some(route), &Problem::no_stream()),

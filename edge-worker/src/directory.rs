@@ -38,6 +38,9 @@ pub enum Refusal {
     /// No such stream.
     #[error("there is no stream {0}")]
     NoStream(StreamName),
+    /// There is one of that name.
+    #[error("there is a stream {0} already")]
+    Exists(StreamName),
     /// The id of the stream's key is another stream's.
     #[error("the key id of stream {0} belongs to another stream")]
     KeyId(StreamName),
@@ -62,6 +65,19 @@ pub struct StreamEntry {
     pub studio_secret: String,
     /// When it was made, Unix milliseconds.
     pub created_unix_ms: i64,
+    /// The key before this one, while it is good too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_key: Option<OldKey>,
+}
+
+/// A key that was replaced and goes on for a while, so that an encoder can be given the new one in between two broadcasts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OldKey {
+    /// SHA-256 of it, lower-case hexadecimal.
+    pub sha256: String,
+    /// From when on it opens no new broadcast, Unix milliseconds.
+    pub until_unix_ms: i64,
 }
 
 impl std::fmt::Debug for StreamEntry {
@@ -86,6 +102,7 @@ impl StreamEntry {
             key: StreamKey::from_random(key_id, random[0]).ok()?,
             studio_secret: new_studio_secret(random[1]),
             created_unix_ms: now_unix_ms,
+            old_key: None,
         })
     }
 
@@ -143,6 +160,8 @@ pub struct Stream {
     pub key_sha256: String,
     /// The key, sealed; `None` where it was not kept.
     pub key_sealed: Option<String>,
+    /// The key before it, while that is good too.
+    pub old_key: Option<OldKey>,
     /// SHA-256 of what the studio link carries, lower-case hexadecimal.
     pub studio_sha256: String,
     /// What the studio link carries, sealed; `None` at an edge that only checks it.
@@ -176,6 +195,7 @@ impl Stream {
             key_id: String::new(),
             key_sha256: String::new(),
             key_sealed: None,
+            old_key: entry.old_key.clone(),
             studio_sha256: digest(&entry.studio_secret),
             studio_sealed: None,
             created_unix_ms: entry.created_unix_ms,
@@ -203,9 +223,20 @@ impl Stream {
         self.studio_sealed = seal.close(Column::Studio, &self.name, nonce, secret);
     }
 
-    /// Gives the stream a new key of 16 random bytes; the old one is refused from now on. For this nothing needs to be opened.
-    pub fn rotate_key(&mut self, random: [u8; 16], seal: &Seal, nonce: Nonce) {
+    /// Gives the stream a new key of 16 random bytes. The one before it is good until then, if a time is given; any older one is refused
+    /// from now on. For this nothing needs to be opened.
+    pub fn rotate_key(
+        &mut self,
+        random: [u8; 16],
+        old_until_unix_ms: Option<i64>,
+        seal: &Seal,
+        nonce: Nonce,
+    ) {
         if let Ok(key) = StreamKey::from_random(&self.key_id, random) {
+            self.old_key = old_until_unix_ms.map(|until_unix_ms| OldKey {
+                sha256: self.key_sha256.clone(),
+                until_unix_ms,
+            });
             self.set_key(&key, seal, nonce);
         }
     }
@@ -233,6 +264,13 @@ impl Stream {
                 true
             }
         }
+    }
+
+    /// Whether this key opens a broadcast of the stream now.
+    pub fn admits(&self, key: &StreamKey, now_unix_ms: i64) -> bool {
+        let old = (self.old_key.as_ref()).filter(|old| now_unix_ms < old.until_unix_ms);
+        // Both are compared, so that the time does not tell which it was.
+        key.matches(&self.key_sha256) | old.is_some_and(|old| key.matches(&old.sha256))
     }
 
     /// The key, to show to the stream's owner.
@@ -269,6 +307,7 @@ impl Stream {
             key: self.key(seal)?,
             studio_secret: self.studio_secret(seal)?.to_string(),
             created_unix_ms: self.created_unix_ms,
+            old_key: self.old_key.clone(),
         })
     }
 
@@ -305,6 +344,7 @@ impl Stream {
     pub fn has(&self, entry: &StreamEntry, seal: &Seal) -> bool {
         self.name == entry.name
             && entry.key.matches(&self.key_sha256)
+            && (entry.old_key.is_none() || entry.old_key == self.old_key)
             && self.is_studio_secret(&entry.studio_secret)
             && self.key(seal).is_ok()
     }
@@ -322,12 +362,16 @@ pub fn bearer(authorization: Option<&str>) -> Option<&str> {
 ///
 /// # Errors
 /// [`Refusal`] when not.
-pub fn admit(question: &Admit, stream: Option<&Stream>) -> Result<Admission, Refusal> {
+pub fn admit(
+    question: &Admit,
+    stream: Option<&Stream>,
+    now_unix_ms: i64,
+) -> Result<Admission, Refusal> {
     let key: StreamKey = question.key.parse().map_err(|_| Refusal::Key)?;
     let kept = stream
         .filter(|s| s.key_id == key.id())
         .ok_or(Refusal::Key)?;
-    if !key.matches(&kept.key_sha256) {
+    if !kept.admits(&key, now_unix_ms) {
         return Err(Refusal::Key);
     }
     match &question.stream {
@@ -432,10 +476,11 @@ impl Directory {
     ///
     /// # Errors
     /// [`Refusal`] when not.
-    pub fn admit(&self, question: &Admit) -> Result<Admission, Refusal> {
+    pub fn admit(&self, question: &Admit, now_unix_ms: i64) -> Result<Admission, Refusal> {
         let id = key_id(question);
         let name = id.and_then(|id| self.by_key_id.get(&id));
-        admit(question, name.and_then(|name| self.streams.get(name)))
+        let stream = name.and_then(|name| self.streams.get(name));
+        admit(question, stream, now_unix_ms)
     }
 }
 
@@ -482,11 +527,11 @@ mod tests {
         directory.set(keep(&demo));
         let live = live.key;
         assert_eq!(live.id(), "live");
-        let admitted = directory.admit(&question(&live, None)).unwrap();
+        let admitted = directory.admit(&question(&live, None), 0).unwrap();
         assert_eq!(admitted.stream, name("live"));
-        assert!(directory.admit(&question(&live, Some("live"))).is_ok());
+        assert!(directory.admit(&question(&live, Some("live")), 0).is_ok());
         assert_eq!(
-            directory.admit(&question(&live, Some("demo"))),
+            directory.admit(&question(&live, Some("demo")), 0),
             Err(Refusal::OtherStream)
         );
         let forged = demo.key.reveal().replace("demo_", "live_");
@@ -498,7 +543,7 @@ mod tests {
             &forged,
         ] {
             assert_eq!(
-                directory.admit(&asked(bad, None)),
+                directory.admit(&asked(bad, None), 0),
                 Err(Refusal::Key),
                 "{bad:?}"
             );
@@ -509,12 +554,35 @@ mod tests {
     fn a_rotated_key_is_refused_and_the_new_one_admitted() {
         let live = entry("live", "live", 1);
         let mut stream = keep(&live);
-        stream.rotate_key([9; 16], &seal(), [3; 24]);
+        stream.rotate_key([9; 16], None, &seal(), [3; 24]);
         let directory = Directory::from_iter([stream.clone()]);
-        let old = directory.admit(&question(&live.key, None));
+        let old = directory.admit(&question(&live.key, None), 0);
         assert_eq!(old, Err(Refusal::Key));
         let new = stream.key(&seal()).unwrap();
-        assert!(directory.admit(&question(&new, None)).is_ok());
+        assert!(directory.admit(&question(&new, None), 0).is_ok());
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_goes_on_for_as_long_as_was_said_and_one_before_it_does_not() {
+        let live = entry("live", "live", 1);
+        let mut stream = keep(&live);
+        let admits = |stream: &Stream, key: &StreamKey, at| {
+            let directory = Directory::from_iter([stream.clone()]);
+            directory.admit(&question(key, None), at).is_ok()
+        };
+        stream.rotate_key([9; 16], Some(1_000), &seal(), [3; 24]);
+        let second = stream.key(&seal()).unwrap();
+        assert!(admits(&stream, &live.key, 999) && !admits(&stream, &live.key, 1_000));
+        assert!(admits(&stream, &second, 999) && admits(&stream, &second, 1_000));
+        // The box has it so too, and gives it on.
+        let given = stream.open(&seal()).unwrap();
+        let json = serde_json::to_string(&given).unwrap();
+        let given: StreamEntry = serde_json::from_str(&json).unwrap();
+        assert!(admits(&keep(&given), &live.key, 999));
+        stream.rotate_key([10; 16], Some(2_000), &seal(), [4; 24]);
+        assert!(!admits(&stream, &live.key, 0) && admits(&stream, &second, 1_999));
+        stream.rotate_key([11; 16], None, &seal(), [5; 24]);
+        assert!(!admits(&stream, &second, 0) && !admits(&stream, &live.key, 0));
     }
 
     #[test]
@@ -554,7 +622,7 @@ mod tests {
             let random = [[7; 16], [8; 16], [stream.as_str().len() as u8; 16]];
             let entry = directory.new_stream(&stream, random, 0);
             directory.set(keep(&entry));
-            let admitted = directory.admit(&question(&entry.key, None)).unwrap();
+            let admitted = directory.admit(&question(&entry.key, None), 0).unwrap();
             assert_eq!(admitted.stream, stream);
         }
     }
@@ -610,7 +678,7 @@ mod tests {
         assert!(!stream.has(&entry, &other));
         // Admission goes on.
         let directory = Directory::from_iter([stream]);
-        assert!(directory.admit(&question(&entry.key, None)).is_ok());
+        assert!(directory.admit(&question(&entry.key, None), 0).is_ok());
     }
 
     #[test]
@@ -632,7 +700,7 @@ mod tests {
         };
         assert!(crossed.key(&seal()).is_err() && crossed.studio_secret(&seal()).is_err());
         let mut older = live.clone();
-        older.rotate_key([9; 16], &seal(), [3; 24]);
+        older.rotate_key([9; 16], None, &seal(), [3; 24]);
         older.key_sealed = live.key_sealed;
         assert!(older.key(&seal()).is_err());
     }
@@ -641,7 +709,7 @@ mod tests {
     fn a_lost_seal_is_mended_with_a_new_key_and_the_studio_link_that_was_brought() {
         let entry = entry("live", "live", 1);
         let (mut stream, lost) = (keep(&entry), Seal::derive(b"made after the first was lost"));
-        stream.rotate_key([9; 16], &lost, [3; 24]);
+        stream.rotate_key([9; 16], None, &lost, [3; 24]);
         assert!(stream.key(&lost).is_ok());
         let mut brought = stream.clone();
         assert!(!brought.mend_studio(Some(&entry.studio_secret), [8; 16], &lost, [4; 24]));

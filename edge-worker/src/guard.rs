@@ -71,6 +71,10 @@ fn class(route: &Route) -> (Class, Door) {
         Route::Beacon(_) => (Class::Beacons, Door::Watch),
         Route::Studio(_)
         | Route::RotateKey(_)
+        | Route::CreateStream
+        | Route::ChangeStream(_)
+        | Route::DeleteStream(_)
+        | Route::NewKey(_)
         | Route::Tokens
         | Route::Revocations
         | Route::Sessions(_)

@@ -9,6 +9,7 @@
 //! | [`playlist`] | the texts: multivariant, media playlist, MPD | draft-pantos-hls-rfc8216bis-16, ISO/IEC 23009-1:2022 |
 //! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
 //! | [`directory`] | streams, their keys, who may publish | |
+//! | [`streams`] | streams made, changed and deleted over HTTP | |
 //! | [`access`] | who may do what, by tokens | RFC 7519, RFC 8037 |
 //! | [`guard`] | who may come at all, and how often, by address, token and session | RFC 7239, RFC 6585 |
 //! | [`sessions`] | who watches with a token, and whether one more may | |
@@ -35,4 +36,5 @@ pub mod native;
 pub mod playlist;
 pub mod routes;
 pub mod sessions;
+pub mod streams;
 pub mod webhooks;

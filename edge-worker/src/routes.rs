@@ -146,6 +146,14 @@ pub enum Route {
     Streams,
     /// `GET /api/streams/{stream}`.
     Stream(StreamName),
+    /// `POST /api/streams`.
+    CreateStream,
+    /// `PATCH /api/streams/{stream}`.
+    ChangeStream(StreamName),
+    /// `DELETE /api/streams/{stream}`.
+    DeleteStream(StreamName),
+    /// `POST /api/streams/{stream}/keys`.
+    NewKey(StreamName),
     /// `POST /api/streams/{stream}/beacon`.
     Beacon(StreamName),
     /// `GET /api/time`, with `?iso` as text instead of JSON.
@@ -358,18 +366,26 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         return Ok(Route::Preflight);
     }
     let mut route = find(path, query)?;
-    if let (Route::Put(key), &Method::DELETE) = (&route, method) {
-        route = Route::Delete(key.clone());
-    }
+    route = match (route, method) {
+        (Route::Put(key), &Method::DELETE) => Route::Delete(key),
+        (Route::Streams, &Method::POST) => Route::CreateStream,
+        (Route::Stream(name), &Method::PATCH) => Route::ChangeStream(name),
+        (Route::Stream(name), &Method::DELETE) => Route::DeleteStream(name),
+        (route, _) => route,
+    };
     let allowed: &'static str = match &route {
         Route::Beacon(_)
         | Route::RotateKey(_)
+        | Route::NewKey(_)
         | Route::Tokens
         | Route::Revocations
         | Route::Admit
         | Route::Open => "POST, OPTIONS",
-        Route::Links(_) => "GET, HEAD, POST, OPTIONS",
+        Route::Links(_) | Route::Streams | Route::CreateStream => "GET, HEAD, POST, OPTIONS",
         Route::EndSession(..) | Route::DeleteLink(..) => "DELETE, OPTIONS",
+        Route::Stream(_) | Route::ChangeStream(_) | Route::DeleteStream(_) => {
+            "GET, HEAD, PATCH, DELETE, OPTIONS"
+        }
         Route::PutStream(_) | Route::Configure(_) => "PUT",
         Route::Put(_) | Route::Delete(_) => "PUT, DELETE",
         _ => "GET, HEAD, OPTIONS",
@@ -416,6 +432,7 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         }
         ["api", "streams"] => Route::Streams,
         ["api", "streams", name] => Route::Stream(stream(name)?),
+        ["api", "streams", name, "keys"] => Route::NewKey(stream(name)?),
         ["api", "streams", name, "beacon"] => Route::Beacon(stream(name)?),
         ["api", "time"] => Route::Time {
             iso: pairs(query).any(|(name, _)| name == "iso"),

@@ -4,7 +4,7 @@
 use std::{cell::RefCell, rc::Rc};
 
 use http::StatusCode;
-use protocol::token::{Jwks, Revocations};
+use protocol::token::{Jwks, Refusal, Revocations};
 use worker::{Env, Request, Response, Result};
 
 use super::{
@@ -14,8 +14,9 @@ use super::{
 use crate::{
     access::{Access, INSTALLATION, Issuer, Keyring, NotMinted, Wanted},
     api,
-    directory::bearer,
+    directory::bearer as bearer_of,
     routes::{Caching, Problem, Route},
+    streams::Bearer,
 };
 
 thread_local! {
@@ -67,7 +68,7 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
         return problem(Some(route), &Problem::not_found());
     };
     let authorization = request.headers().get("authorization")?;
-    let Some(bearer) = bearer(authorization.as_deref()) else {
+    let Some(bearer) = bearer_of(authorization.as_deref()) else {
         return problem(Some(route), &Problem::unauthorized());
     };
     let body = directory::question(&mut request).await?;
@@ -88,4 +89,28 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
         Err(NotMinted::Refused(refusal)) => problem(Some(route), &Problem::token(&refusal)),
         Err(NotMinted::Mint(error)) => problem(Some(route), &Problem::mint(&error)),
     }
+}
+
+/// Who asks, if they came with a token. The inner error is the answer to one that is no good.
+pub(super) fn bearer<'a>(
+    request: &Request,
+    revoked: &'a Revocations,
+    env: &Env,
+) -> Result<std::result::Result<Option<Bearer<'a>>, Problem>> {
+    let authorization = request.headers().get("authorization")?;
+    let Some(token) = bearer_of(authorization.as_deref()) else {
+        return Ok(Ok(None));
+    };
+    let granted = match access(env)? {
+        Some(access) => access.bearer(
+            token,
+            guard::client(request)?.address,
+            revoked,
+            now_unix_ms(),
+        ),
+        None => Err(Refusal::Key),
+    };
+    Ok(granted
+        .map(Some)
+        .map_err(|refusal| Problem::token(&refusal)))
 }

@@ -15,6 +15,7 @@ use std::{
 use http::StatusCode;
 use protocol::{
     internal::{Admission, Admit},
+    limits::Limits,
     names::{BroadcastId, StreamName},
     token::{self, Claims, Revocations},
 };
@@ -36,6 +37,7 @@ use crate::{
         sql::{self, OnAirRow, Statement, StreamRow, Value},
     },
     routes::{Caching, Problem, Route},
+    streams::{Bearer, Managed, Sight},
     webhooks::Ask,
 };
 
@@ -66,6 +68,8 @@ pub(super) struct KnownStream {
     viewers: u64,
     visibility: Visibility,
     title: Option<Title>,
+    limits: Limits,
+    created_unix_ms: i64,
 }
 
 #[derive(Debug, Clone)]
@@ -86,26 +90,47 @@ impl KnownStream {
         self.visibility
     }
 
-    /// What the API says.
-    pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {
+    /// What the API tells everybody.
+    fn summary(&self, name: &StreamName) -> StreamSummary {
         let live = self.newest.as_ref().filter(|newest| !newest.closed);
         let on_air = live.map(|live| live.on_air.clone());
         StreamSummary::new(name.clone(), self.title.clone(), on_air, self.viewers)
     }
+
+    /// What the API tells somebody who is told that much; `None` where that is nothing.
+    pub(super) fn told(&self, name: &StreamName, sight: Sight) -> Option<StreamSummary> {
+        let mut summary = self.summary(name);
+        match sight {
+            Sight::None => return None,
+            Sight::Watched => {}
+            Sight::Managed => {
+                let managed = Managed::new(self.visibility, self.limits, self.created_unix_ms);
+                summary.managed = Some(managed);
+            }
+        }
+        Some(summary)
+    }
 }
 
 impl Known {
+    /// The stream of that name.
+    pub(super) fn stream(&self, name: &StreamName) -> Option<&KnownStream> {
+        self.streams.get(name)
+    }
+
     /// Whether there is a stream of that name.
     pub(super) fn has_stream(&self, name: &StreamName) -> bool {
         self.streams.contains_key(name)
     }
 
-    /// What the API says of the streams that are listed.
-    pub(super) fn list(&self) -> StreamList {
+    /// What the API tells somebody of all streams.
+    pub(super) fn list(&self, bearer: Option<&Bearer<'_>>) -> StreamList {
         let streams = self.streams.iter();
-        let listed = streams.filter(|(_, stream)| stream.visibility.is_listed());
+        let listed = streams.filter_map(|(name, stream)| {
+            stream.told(name, Bearer::listed(bearer, name, stream.visibility))
+        });
         StreamList {
-            streams: listed.map(|(name, stream)| stream.summary(name)).collect(),
+            streams: listed.collect(),
         }
     }
 
@@ -248,10 +273,11 @@ pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
     let rows = statement.all().await?.results::<OnAirRow>()?;
     let mut known = Known::default();
     for row in rows {
-        let visibility = row.visibility();
+        let (visibility, limits) = (row.visibility(), row.limits());
         let stream = known.streams.entry(row.name).or_default();
         stream.viewers = row.viewers as u64;
-        stream.visibility = visibility;
+        (stream.visibility, stream.limits) = (visibility, limits);
+        stream.created_unix_ms = row.created_unix_ms as i64;
         stream.title = row.title.and_then(|title| title.parse().ok());
         let Some(id) = row.id else { continue };
         stream.broadcasts.insert(id.clone());
@@ -286,11 +312,8 @@ pub(super) async fn broadcast_opened(
     stream: &StreamName,
     broadcast: &BroadcastId,
 ) -> Result<()> {
-    let database = database(env)?;
     let statements = sql::broadcast_opened(stream, broadcast, now_unix_ms());
-    let batch = statements.iter().map(|one| prepare(&database, one));
-    let batch = batch.collect::<Result<_>>()?;
-    database.batch(batch).await.map(drop)
+    run_all(env, &statements).await
 }
 
 /// A broadcast can be played.
@@ -328,27 +351,52 @@ pub(super) async fn set_viewers(env: &Env, stream: &StreamName, viewers: usize) 
 }
 
 /// The first stream that a statement finds.
-async fn find_stream(env: &Env, statement: Statement) -> Result<Option<Stream>> {
+pub(super) async fn find_stream(env: &Env, statement: Statement) -> Result<Option<Stream>> {
     let statement = prepare(&database(env)?, &statement)?;
     let row = statement.first::<StreamRow>(None).await?;
     Ok(row.map(Stream::from))
 }
 
-async fn store(env: &Env, stream: &Stream) -> Result<()> {
+pub(super) async fn store(env: &Env, stream: &Stream) -> Result<()> {
     change(env, &sql::put_stream(stream)).await
+}
+
+/// Runs statements as one batch, all or none.
+pub(super) async fn run_all(env: &Env, statements: &[Statement]) -> Result<()> {
+    let database = database(env)?;
+    let batch = statements.iter().map(|one| prepare(&database, one));
+    let batch = batch.collect::<Result<_>>()?;
+    database.batch(batch).await.map(drop)
+}
+
+/// The rows that a statement gives.
+pub(super) async fn rows<T: serde::de::DeserializeOwned>(
+    env: &Env,
+    statement: &Statement,
+) -> Result<Vec<T>> {
+    prepare(&database(env)?, statement)?.all().await?.results()
 }
 
 /// Changes the streams that there are.
 async fn change(env: &Env, statement: &Statement) -> Result<()> {
-    run(env, statement).await?;
-    // Whoever asks this isolate next finds the stream, though it was read a moment ago.
-    READ_UNIX_MS.set(i64::MIN);
-    ASKED_UNIX_MS.set(i64::MIN);
+    change_all(env, std::slice::from_ref(statement)).await
+}
+
+/// As [`change`], in one batch.
+pub(super) async fn change_all(env: &Env, statements: &[Statement]) -> Result<()> {
+    run_all(env, statements).await?;
+    changed();
     Ok(())
 }
 
+/// The streams were changed: whoever asks this isolate next finds them so, though they were read a moment ago.
+pub(super) fn changed() {
+    READ_UNIX_MS.set(i64::MIN);
+    ASKED_UNIX_MS.set(i64::MIN);
+}
+
 /// What stream keys are sealed with: the link secret, which lies outside the database.
-fn seal(env: &Env) -> Result<Seal> {
+pub(super) fn seal(env: &Env) -> Result<Seal> {
     match link_secret(env) {
         Some(secret) => Ok(Seal::derive(secret.as_bytes())),
         None => Err("without LINK_SECRET no stream key can be sealed".into()),
@@ -408,7 +456,7 @@ async fn admit_key(
             Some(id) => find_stream(env, sql::stream_by_key_id(&id)).await?,
             None => None,
         };
-        let admitted = directory::admit(asked, stream.as_ref());
+        let admitted = directory::admit(asked, stream.as_ref(), now_unix_ms());
         return Ok(admitted
             .map(|admission| (admission, None))
             .map_err(|refusal| refusal.to_string()));
@@ -574,7 +622,7 @@ pub(super) async fn rotate_key(
     let Some(mut stream) = studio_stream(name, request, env).await? else {
         return problem(Some(route), &Problem::unauthorized());
     };
-    stream.rotate_key(random()?, &seal(env)?, random()?);
+    stream.rotate_key(random()?, None, &seal(env)?, random()?);
     store(env, &stream).await?;
     studio_answer(route, stream, env).await
 }

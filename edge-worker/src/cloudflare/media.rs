@@ -4,7 +4,10 @@ use std::{pin::pin, time::Duration};
 
 use futures::future::{Either, select};
 use http::StatusCode;
-use protocol::object_key::{ObjectKey, ObjectKind};
+use protocol::{
+    names::{BroadcastId, StreamName},
+    object_key::{ObjectKey, ObjectKind},
+};
 use worker::{
     AbortController, CacheMode, Context, Delay, Env, Fetch, Headers, Method, Range, Request,
     RequestInit, Response, ResponseBuilder, Result,
@@ -21,6 +24,8 @@ use crate::{
 
 /// A media origin that has not begun to answer by then is as good as down: players ask again after ten seconds.
 const ORIGIN_DEADLINE: Duration = Duration::from_secs(8);
+/// How many pages of a thousand objects one sweep goes through; the next one goes on.
+const SWEEP_PAGES: usize = 5;
 
 fn content_type(key: &ObjectKey) -> &'static str {
     if key.track.is_video() {
@@ -76,6 +81,38 @@ pub(super) async fn delete(route: &Route, key: &ObjectKey, env: &Env) -> Result<
         None,
         Vec::new(),
     )
+}
+
+/// Deletes from the bucket what belongs to the stream and to none of these broadcasts. Gives how many objects it found; there may be
+/// more. Nothing where media has an origin of its own, which deletes by its own rules.
+pub(super) async fn sweep(env: &Env, stream: &StreamName, known: &[BroadcastId]) -> Result<usize> {
+    let Ok(bucket) = env.bucket(binding::MEDIA) else {
+        return Ok(0);
+    };
+    let (mut found, mut cursor) = (0, None);
+    for _ in 0..SWEEP_PAGES {
+        let mut list = bucket.list().prefix(format!("{stream}/"));
+        if let Some(cursor) = cursor.take() {
+            list = list.cursor(cursor);
+        }
+        let page = list.execute().await?;
+        let unknown = page.objects().into_iter().map(|object| object.key());
+        let unknown: Vec<String> = unknown
+            .filter(|key| {
+                let broadcast = key.split('/').nth(1).and_then(|id| id.parse().ok());
+                broadcast.is_some_and(|id: BroadcastId| !known.contains(&id))
+            })
+            .collect();
+        if !unknown.is_empty() {
+            found += unknown.len();
+            bucket.delete_multiple(unknown).await?;
+        }
+        cursor = page.cursor().filter(|_| page.truncated());
+        if cursor.is_none() {
+            break;
+        }
+    }
+    Ok(found)
 }
 
 /// `GET /media/{key}`.

@@ -10,6 +10,7 @@ use protocol::{
     internal::{Open, OpenAnswer},
     names::{BroadcastId, StreamName},
 };
+use serde::{Deserialize, Serialize};
 use worker::{
     DurableObject, Env, Headers, Method, Request, RequestInit, Response, Result, State, Storage,
     durable_object,
@@ -19,15 +20,19 @@ use super::{
     answer::{answer, json, problem},
     binding,
     broadcast::{RESUME, SUPERSEDE},
-    directory, now_unix_ms,
+    directory, media, now_unix_ms,
 };
 use crate::{
     api,
     audience::{Audience, Beacon, MAX_BEACON_BYTES},
-    directory::Refusal,
+    directory::{Refusal, sql},
     routes::{Caching, Problem, Route},
 };
 
+const DELETED_KEY: &str = "deleted";
+/// How often the objects of a deleted stream are looked for, milliseconds, and for how long at the least.
+const SWEEP_MS: i64 = 30_000;
+const DELETED_FOR_MS: i64 = 10 * 60_000;
 const CURRENT_KEY: &str = "current";
 const STREAM_HEADER: &str = "x-ghost-live-stream";
 /// The directory hears at most so often how many watch, milliseconds.
@@ -55,6 +60,20 @@ pub(super) async fn begun(env: &Env, opened: &Open) -> Result<bool> {
     match given.status_code() {
         204 => Ok(true),
         404 => Ok(false),
+        status => Err(format!("the stream's object answered with {status}").into()),
+    }
+}
+
+/// Deletes a stream that was made by then, Unix milliseconds: its broadcast ends, and its objects go. Once this was heard it is done,
+/// whatever fails meanwhile.
+pub(super) async fn delete(env: &Env, stream: &StreamName, at_unix_ms: i64) -> Result<()> {
+    let deleted = Deleted {
+        stream: stream.clone(),
+        at_unix_ms,
+    };
+    let body = serde_json::to_string(&deleted)?;
+    match question(env, stream, "delete", body).await?.status_code() {
+        204 => Ok(()),
         status => Err(format!("the stream's object answered with {status}").into()),
     }
 }
@@ -181,18 +200,71 @@ impl DurableObject for StreamObject {
                     Vec::new(),
                 )
             }
+            "/delete" => {
+                let deleted: Deleted = request.json().await?;
+                self.state.storage().put(DELETED_KEY, &deleted).await?;
+                self.look_after_deleted().await?;
+                answer(
+                    None,
+                    StatusCode::NO_CONTENT,
+                    Caching::Never,
+                    None,
+                    Vec::new(),
+                )
+            }
             _ => problem(None, &Problem::not_found()),
         }
     }
 
     async fn alarm(&self) -> Result<Response> {
         self.viewers.alarm_set.set(false);
+        self.look_after_deleted().await?;
         self.say().await?;
         Response::empty()
     }
 }
 
+/// That the stream is to be deleted, kept until nothing is left of it.
+#[derive(Debug, Serialize, Deserialize)]
+struct Deleted {
+    stream: StreamName,
+    /// One that was made later stays.
+    at_unix_ms: i64,
+}
+
 impl StreamObject {
+    /// Takes the stream out of the directory, ends its broadcast, and deletes objects until there have been none for a while: the box may still be
+    /// writing some. Each step can be taken again after a failure.
+    async fn look_after_deleted(&self) -> Result<()> {
+        let storage = self.state.storage();
+        let Some(deleted) = storage.get::<Deleted>(DELETED_KEY).await? else {
+            return Ok(());
+        };
+        // Whatever becomes of this, it is looked at again.
+        storage.set_alarm(SWEEP_MS).await?;
+        self.viewers.alarm_set.set(true);
+        let env = &self.viewers.env;
+        let gone = sql::delete_stream(&deleted.stream, deleted.at_unix_ms);
+        directory::run_all(env, &gone).await?;
+        let known: Vec<sql::BroadcastRow> =
+            directory::rows(env, &sql::broadcasts_of(&deleted.stream)).await?;
+        let known: Vec<BroadcastId> = known.into_iter().map(|row| row.id).collect();
+        if let Some(current) = current(&storage).await?
+            && !known.contains(&current)
+        {
+            end(env, &current).await?;
+            storage.delete(CURRENT_KEY).await?;
+        }
+        let left = media::sweep(env, &deleted.stream, &known).await?;
+        if left == 0 && now_unix_ms() - deleted.at_unix_ms > DELETED_FOR_MS {
+            let before = deleted.at_unix_ms.saturating_add(1);
+            let forgotten = sql::forget_deleted(&deleted.stream, before);
+            directory::run_all(env, &[forgotten]).await?;
+            storage.delete(DELETED_KEY).await?;
+        }
+        Ok(())
+    }
+
     /// Tells the directory how many watch, now and then; once more when they are gone.
     async fn say(&self) -> Result<()> {
         let viewers = &self.viewers;
@@ -233,6 +305,15 @@ async fn resume(env: &Env, storage: &Storage) -> Result<OpenAnswer> {
     answer.json().await
 }
 
+/// Ends a broadcast: its stream has another, or is no more.
+async fn end(env: &Env, broadcast: &BroadcastId) -> Result<()> {
+    let object = env
+        .durable_object(binding::BROADCAST)?
+        .get_by_name(broadcast.as_str())?;
+    let supersede = format!("https://broadcast/{SUPERSEDE}");
+    object.fetch_with_str(&supersede).await.map(drop)
+}
+
 /// A broadcast begins, and the one before it ends. False when there is no such stream.
 async fn begin(env: &Env, storage: &Storage, opened: &Open) -> Result<bool> {
     if !directory::read(env).await?.has_stream(&opened.stream) {
@@ -242,12 +323,7 @@ async fn begin(env: &Env, storage: &Storage, opened: &Open) -> Result<bool> {
         .await?
         .filter(|before| *before != opened.broadcast)
     {
-        let object = env
-            .durable_object(binding::BROADCAST)?
-            .get_by_name(before.as_str())?;
-        object
-            .fetch_with_str(&format!("https://broadcast/{SUPERSEDE}"))
-            .await?;
+        end(env, &before).await?;
     }
     directory::broadcast_opened(env, &opened.stream, &opened.broadcast).await?;
     storage.put(CURRENT_KEY, opened.broadcast.as_str()).await?;

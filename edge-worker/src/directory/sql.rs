@@ -4,13 +4,14 @@
 //! transaction in which something could be read before something else is decided.
 
 use protocol::{
+    limits::Limits,
     names::{BroadcastId, StreamName},
     token::Revocation,
 };
 use serde::Deserialize;
 
 use super::{
-    Stream,
+    OldKey, Stream,
     settings::{Change, Visibility},
 };
 
@@ -73,6 +74,8 @@ pub struct StreamRow {
     title: Option<String>,
     limits: String,
     configured: Option<String>,
+    old_key_sha256: Option<String>,
+    old_key_until_unix_ms: Option<f64>,
 }
 
 impl From<StreamRow> for Stream {
@@ -82,6 +85,13 @@ impl From<StreamRow> for Stream {
             key_id: row.key_id,
             key_sha256: row.key_sha256,
             key_sealed: row.key_sealed,
+            old_key: row
+                .old_key_sha256
+                .zip(row.old_key_until_unix_ms)
+                .map(|(sha256, until)| OldKey {
+                    sha256,
+                    until_unix_ms: until as i64,
+                }),
             studio_sha256: row.studio_sha256,
             studio_sealed: row.studio_sealed,
             created_unix_ms: row.created_unix_ms as i64,
@@ -102,7 +112,7 @@ fn visibility(text: &str) -> Visibility {
 /// All streams: [`StreamRow`]s.
 pub fn streams() -> Statement {
     Statement::new(
-        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured FROM streams ORDER BY name",
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured, old_key_sha256, old_key_until_unix_ms FROM streams ORDER BY name",
         [],
     )
 }
@@ -110,7 +120,7 @@ pub fn streams() -> Statement {
 /// The stream of that name: a [`StreamRow`], if there is one.
 pub fn stream(name: &StreamName) -> Statement {
     Statement::new(
-        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured FROM streams WHERE name = ?1",
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured, old_key_sha256, old_key_until_unix_ms FROM streams WHERE name = ?1",
         [name.as_str().into()],
     )
 }
@@ -118,26 +128,97 @@ pub fn stream(name: &StreamName) -> Statement {
 /// The stream whose key has that id: a [`StreamRow`], if there is one.
 pub fn stream_by_key_id(key_id: &str) -> Statement {
     Statement::new(
-        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured FROM streams WHERE key_id = ?1",
+        "SELECT name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, visibility, title, limits, configured, old_key_sha256, old_key_until_unix_ms FROM streams WHERE key_id = ?1",
         [key_id.into()],
     )
 }
 
 /// Makes a stream with no settings, or changes the secrets of one. It fails when its key id is another stream's.
 pub fn put_stream(stream: &Stream) -> Statement {
+    // The same key again takes nothing from the one before it.
     Statement::new(
-        "INSERT INTO streams (name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
-         ON CONFLICT (name) DO UPDATE SET key_id = ?2, key_sha256 = ?3, key_sealed = ?4, studio_sha256 = ?5, studio_sealed = ?6",
-        [
-            stream.name.as_str().into(),
-            stream.key_id.as_str().into(),
-            stream.key_sha256.as_str().into(),
-            stream.key_sealed.as_deref().into(),
-            stream.studio_sha256.as_str().into(),
-            stream.studio_sealed.as_deref().into(),
-            stream.created_unix_ms.into(),
-        ],
+        "INSERT INTO streams (name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, old_key_sha256, old_key_until_unix_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+         ON CONFLICT (name) DO UPDATE SET key_id = ?2, key_sha256 = ?3, key_sealed = ?4, studio_sha256 = ?5, studio_sealed = ?6,
+         old_key_sha256 = CASE WHEN key_sha256 = ?3 AND ?8 IS NULL THEN old_key_sha256 ELSE ?8 END,
+         old_key_until_unix_ms = CASE WHEN key_sha256 = ?3 AND ?8 IS NULL THEN old_key_until_unix_ms ELSE ?9 END",
+        columns(stream),
+    )
+}
+
+/// Makes a stream with no settings. It fails when there is one of that name, or its key id is another stream's.
+pub fn make_stream(stream: &Stream) -> Statement {
+    Statement::new(
+        "INSERT INTO streams (name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, old_key_sha256, old_key_until_unix_ms)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        columns(stream),
+    )
+}
+
+fn columns(stream: &Stream) -> [Value; 9] {
+    let old = stream.old_key.as_ref();
+    [
+        stream.name.as_str().into(),
+        stream.key_id.as_str().into(),
+        stream.key_sha256.as_str().into(),
+        stream.key_sealed.as_deref().into(),
+        stream.studio_sha256.as_str().into(),
+        stream.studio_sealed.as_deref().into(),
+        stream.created_unix_ms.into(),
+        old.map(|old| old.sha256.as_str()).into(),
+        old.map_or(Value::Null, |old| old.until_unix_ms.into()),
+    ]
+}
+
+/// Deletes a stream that was made by then, Unix milliseconds, with all that refers to it, and remembers that it was there, for those who delete its objects. One batch.
+pub fn delete_stream(name: &StreamName, at_unix_ms: i64) -> [Statement; 2] {
+    [
+        Statement::new(
+            "INSERT INTO deleted_streams (name, deleted_unix_ms) SELECT name, ?2 FROM streams WHERE name = ?1 AND created_unix_ms <= ?2
+             ON CONFLICT (name) DO UPDATE SET deleted_unix_ms = ?2",
+            [name.as_str().into(), at_unix_ms.into()],
+        ),
+        Statement::new("DELETE FROM streams WHERE name = ?1 AND created_unix_ms <= ?2", [name.as_str().into(), at_unix_ms.into()]),
+    ]
+}
+
+/// A stream that was deleted.
+#[derive(Debug, Deserialize)]
+pub struct DeletedRow {
+    /// Its name.
+    pub name: StreamName,
+    /// When, Unix milliseconds.
+    pub deleted_unix_ms: f64,
+}
+
+/// The streams that were deleted, of which objects may be left: [`DeletedRow`]s.
+pub fn deleted_streams() -> Statement {
+    Statement::new(
+        "SELECT name, deleted_unix_ms FROM deleted_streams ORDER BY name",
+        [],
+    )
+}
+
+/// Nothing is left of a stream that was deleted before that.
+pub fn forget_deleted(name: &StreamName, before_unix_ms: i64) -> Statement {
+    Statement::new(
+        "DELETE FROM deleted_streams WHERE name = ?1 AND deleted_unix_ms < ?2",
+        [name.as_str().into(), before_unix_ms.into()],
+    )
+}
+
+/// A broadcast that the directory has.
+#[derive(Debug, Deserialize)]
+pub struct BroadcastRow {
+    /// Its id.
+    pub id: BroadcastId,
+}
+
+/// The broadcasts that a stream had: [`BroadcastRow`]s.
+pub fn broadcasts_of(name: &StreamName) -> Statement {
+    Statement::new(
+        "SELECT id FROM broadcasts WHERE stream = ?1",
+        [name.as_str().into()],
     )
 }
 
@@ -187,6 +268,10 @@ pub struct OnAirRow {
     visibility: String,
     /// What it is called.
     pub title: Option<String>,
+    /// What it may take, JSON.
+    limits: String,
+    /// When it was made.
+    pub created_unix_ms: f64,
     /// The broadcast; what follows is its.
     pub id: Option<BroadcastId>,
     /// Since when it can be played.
@@ -206,12 +291,17 @@ impl OnAirRow {
     pub fn visibility(&self) -> Visibility {
         visibility(&self.visibility)
     }
+
+    /// What the stream may take.
+    pub fn limits(&self) -> Limits {
+        serde_json::from_str(&self.limits).unwrap_or_default()
+    }
 }
 
 /// All streams with their broadcasts that go on or ended after `since_unix_ms`, oldest first: [`OnAirRow`]s.
 pub fn on_air(since_unix_ms: i64) -> Statement {
     Statement::new(
-        "SELECT s.name, s.viewers, s.visibility, s.title, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms, b.opened_unix_ms, b.clock_offset_ms
+        "SELECT s.name, s.viewers, s.visibility, s.title, s.limits, s.created_unix_ms, b.id, b.playable_unix_ms, b.tracks, b.closed_unix_ms, b.opened_unix_ms, b.clock_offset_ms
          FROM streams s
          LEFT JOIN broadcasts b ON b.stream = s.name AND (b.closed_unix_ms IS NULL OR b.closed_unix_ms > ?1)
          ORDER BY s.name, b.opened_unix_ms",

@@ -40,7 +40,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const SECRET_BYTES: usize = 32;
 
 /// The files of `migrations/`, in order, as wrangler applies them to D1.
-const MIGRATIONS: [(&str, &str); 5] = [
+const MIGRATIONS: [(&str, &str); 6] = [
     (
         "0001_directory.sql",
         include_str!("../../migrations/0001_directory.sql"),
@@ -60,6 +60,10 @@ const MIGRATIONS: [(&str, &str); 5] = [
     (
         "0005_sessions.sql",
         include_str!("../../migrations/0005_sessions.sql"),
+    ),
+    (
+        "0007_deleted.sql",
+        include_str!("../../migrations/0007_deleted.sql"),
     ),
 ];
 
@@ -239,6 +243,70 @@ impl Database {
         })
     }
 
+    /// Makes a stream with these settings and a new key; the studio link is kept to be shown.
+    ///
+    /// # Errors
+    /// [`Refusal::Exists`]; [`DatabaseError`] when it cannot be kept.
+    pub fn create(
+        &mut self,
+        name: &StreamName,
+        settings: &Change,
+        now_unix_ms: i64,
+    ) -> Result<StreamEntry, DatabaseError> {
+        let bytes = [random()?, random()?, random()?];
+        let nonces = (random()?, random()?);
+        self.change(name, |directory, seal| {
+            if directory.stream(name).is_some() {
+                return Err(Refusal::Exists(name.clone()).into());
+            }
+            let entry = directory.new_stream(name, bytes, now_unix_ms);
+            let stream = Stream::keep(&entry, seal, nonces.0, Some(nonces.1));
+            let batch = vec![
+                sql::make_stream(&stream),
+                sql::change_stream(name, settings),
+            ];
+            Ok((batch, entry))
+        })
+    }
+
+    /// Deletes a stream, and remembers its name until its objects are deleted too.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when there is no such stream, or it cannot be deleted.
+    pub fn delete(&mut self, name: &StreamName, now_unix_ms: i64) -> Result<(), DatabaseError> {
+        self.change(name, |directory, _| match directory.stream(name) {
+            Some(stream) => {
+                let at = now_unix_ms.max(stream.created_unix_ms);
+                Ok((sql::delete_stream(name, at).into(), ()))
+            }
+            None => Err(Refusal::NoStream(name.clone()).into()),
+        })
+    }
+
+    /// The streams that were deleted, of which objects may be left.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn deleted(&self) -> Result<Vec<StreamName>, DatabaseError> {
+        let rows: Vec<sql::DeletedRow> =
+            rows(&self.path, &self.connection, &sql::deleted_streams())?;
+        Ok(rows.into_iter().map(|row| row.name).collect())
+    }
+
+    /// Nothing is left of a stream that was deleted before that.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn forget_deleted(
+        &mut self,
+        name: &StreamName,
+        before_unix_ms: i64,
+    ) -> Result<(), DatabaseError> {
+        self.change(name, |_, _| {
+            Ok((vec![sql::forget_deleted(name, before_unix_ms)], ()))
+        })
+    }
+
     /// Changes the settings of a stream.
     ///
     /// # Errors
@@ -301,12 +369,25 @@ impl Database {
         name: &StreamName,
         brought: Option<&str>,
     ) -> Result<bool, DatabaseError> {
+        self.rotate_key_with_overlap(name, brought, None)
+    }
+
+    /// As [`Self::rotate_key`], and the key before goes on until then, Unix milliseconds.
+    ///
+    /// # Errors
+    /// As [`Self::rotate_key`].
+    pub fn rotate_key_with_overlap(
+        &mut self,
+        name: &StreamName,
+        brought: Option<&str>,
+        old_until_unix_ms: Option<i64>,
+    ) -> Result<bool, DatabaseError> {
         let (key, studio) = (random()?, random()?);
         let nonces = (random()?, random()?);
         self.change(name, |directory, seal| {
             let stream = directory.stream(name).cloned();
             let mut stream = stream.ok_or_else(|| Refusal::NoStream(name.clone()))?;
-            stream.rotate_key(key, seal, nonces.0);
+            stream.rotate_key(key, old_until_unix_ms, seal, nonces.0);
             let made = stream.mend_studio(brought, studio, seal, nonces.1);
             Ok((vec![sql::put_stream(&stream)], made))
         })
@@ -923,6 +1004,7 @@ mod tests {
                 ..Admit::default()
             },
             seen.stream(&name("theirs")),
+            0,
         );
         assert!(admitted.is_ok());
         // Nothing changed since: the memory is what it was.

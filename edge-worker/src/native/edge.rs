@@ -36,11 +36,16 @@ use crate::{
     guard::{Guard, Rules},
     live::Broadcast,
     sessions::Sessions,
+    streams::{Bearer, Managed, Sight},
     webhooks::{Allowed, Ask, Denied},
 };
 
 /// A broadcast's objects are left alone for so long after the last one was written, however unknown it is, milliseconds.
 const SWEEP_AFTER_MS: i64 = 10 * 60_000;
+/// A deleted stream is looked after for so long at the least, milliseconds: a box that was away may still bring objects.
+const DELETED_FOR_MS: i64 = 24 * 3_600_000;
+/// How often the directory is looked at for what another process changed.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the store is looked through for what nobody knows any more.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -201,6 +206,8 @@ impl Edge {
         for broadcast in found {
             self.take_up(broadcast);
         }
+        // The stream may have been deleted meanwhile.
+        self.end_deleted();
         Ok(())
     }
 
@@ -220,9 +227,18 @@ impl Edge {
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        let looks = async {
+            loop {
+                // What viewers are answered from is no older than this, whoever changed it.
+                self.reload().await;
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+        };
+        tokio::pin!(looks);
         loop {
             tokio::select! {
                 _ = tick.tick() => self.tick(),
+                () = &mut looks => {}
                 _ = sweep.tick() => {
                     let edge = self.clone();
                     self.0.tasks.spawn(async move { edge.sweep().await });
@@ -239,49 +255,54 @@ impl Edge {
             if !live.tick(now) {
                 continue;
             }
-            let mut broadcasts = lock(&self.0.broadcasts);
-            broadcasts.by_id.remove(&live.id);
-            if broadcasts.current.get(&live.stream) == Some(&live.id) {
-                broadcasts.current.remove(&live.stream);
-            }
-            drop(broadcasts);
-            files::remove(&files::snapshot_path(&self.0.config.data, &live.id));
-            if self.0.config.sweep {
-                let edge = self.clone();
-                self.0.tasks.spawn(async move {
-                    let swept = edge
-                        .0
-                        .objects
-                        .sweep(&live.stream, live.id.as_str(), i64::MAX)
-                        .await;
-                    log_sweep(&live.stream, live.id.as_str(), swept);
-                });
+            self.forget(&live, self.0.config.sweep);
+        }
+        self.end_deleted();
+    }
+
+    /// Deletes from the store what belongs to broadcasts that nobody knows: left behind by a crash, or of streams that were deleted.
+    async fn sweep(&self) {
+        let before = super::wall_unix_ms().saturating_sub(SWEEP_AFTER_MS);
+        self.sweep_deleted(before).await;
+        if self.0.config.sweep {
+            for stream in self.names() {
+                self.sweep_stream(&stream, before).await;
             }
         }
     }
 
-    /// Deletes from the store what belongs to broadcasts that nobody knows: left behind by a crash.
-    async fn sweep(&self) {
-        if !self.0.config.sweep {
-            return;
-        }
-        let names = self.names();
-        for stream in names {
-            let Ok(folders) = self.0.objects.broadcasts(&stream).await else {
+    /// Deletes what is left of streams that were deleted, where the last was written before then, Unix milliseconds.
+    pub(super) async fn sweep_deleted(&self, before_unix_ms: i64) {
+        let deleted = self.change(|database| database.deleted()).await;
+        for stream in deleted.unwrap_or_default() {
+            if self.sweep_stream(&stream, before_unix_ms).await != Some(0) {
                 continue;
-            };
-            for folder in folders {
-                let known = folder
-                    .parse()
-                    .is_ok_and(|id: BroadcastId| self.live(&id).is_some());
-                if known || folder.parse::<BroadcastId>().is_err() {
-                    continue;
-                }
-                let before = super::wall_unix_ms().saturating_sub(SWEEP_AFTER_MS);
-                let swept = self.0.objects.sweep(&stream, &folder, before).await;
-                log_sweep(&stream, &folder, swept);
+            }
+            let before = super::wall_unix_ms().saturating_sub(DELETED_FOR_MS);
+            let forgotten = self.change(move |database| database.forget_deleted(&stream, before));
+            if let Err(error) = forgotten.await {
+                tracing::warn!(%error, "a deleted stream is looked after once more");
             }
         }
+    }
+
+    /// Deletes the objects of a stream's broadcasts that nobody knows, where the last was written before then, Unix milliseconds. Gives
+    /// how many such broadcasts it found, as far as the store answered.
+    async fn sweep_stream(&self, stream: &StreamName, before_unix_ms: i64) -> Option<usize> {
+        let folders = self.0.objects.broadcasts(stream).await.ok()?;
+        let mut found = 0;
+        for folder in folders {
+            let known = folder
+                .parse()
+                .map_or(true, |id: BroadcastId| self.live(&id).is_some());
+            if known {
+                continue;
+            }
+            found += 1;
+            let swept = self.0.objects.sweep(stream, &folder, before_unix_ms).await;
+            log_sweep(stream, &folder, swept);
+        }
+        Some(found)
     }
 
     /// Lets everybody who waits go, and finishes what is being written.
@@ -342,7 +363,7 @@ impl Edge {
                 };
                 (admission, Some(grant.claims().clone()))
             }
-            false => (directory.admit(question)?, None),
+            false => (directory.admit(question, super::wall_unix_ms())?, None),
         };
         if question.probe {
             return Ok(admission);
@@ -460,6 +481,93 @@ impl Edge {
             .await
     }
 
+    /// Makes a stream with a new key.
+    ///
+    /// # Errors
+    /// [`EdgeError`]; [`Refusal::Exists`] in it when there is one of that name.
+    pub async fn create_stream(
+        &self,
+        name: &StreamName,
+        settings: Change,
+    ) -> Result<StreamEntry, EdgeError> {
+        let (name, now) = (name.clone(), super::wall_unix_ms());
+        self.change(move |database| database.create(&name, &settings, now))
+            .await
+    }
+
+    /// Deletes a stream: its broadcast ends, and all that belongs to it goes.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when there is no such stream, or it cannot be deleted.
+    pub async fn delete_stream(&self, name: &StreamName) -> Result<(), EdgeError> {
+        let (deleted, now) = (name.clone(), super::wall_unix_ms());
+        self.change(move |database| database.delete(&deleted, now))
+            .await?;
+        self.end_deleted();
+        let (edge, name) = (self.clone(), name.clone());
+        self.0
+            .tasks
+            .spawn(async move { edge.sweep_stream(&name, i64::MAX).await });
+        Ok(())
+    }
+
+    /// Gives a stream a new key; the one before goes on until then, Unix milliseconds. Gives the new one.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when there is no such stream, or the key cannot be kept.
+    pub async fn new_key(
+        &self,
+        name: &StreamName,
+        old_until_unix_ms: Option<i64>,
+    ) -> Result<Option<String>, EdgeError> {
+        let name = name.clone();
+        self.change(move |database| {
+            database.rotate_key_with_overlap(&name, None, old_until_unix_ms)?;
+            let stream = database.known().stream(&name).cloned();
+            let key = stream.and_then(|stream| stream.key(database.seal()).ok());
+            Ok(key.map(|key| key.reveal()))
+        })
+        .await
+    }
+
+    /// Ends the broadcasts of streams that are there no more, here or by another process's hand, and forgets them.
+    fn end_deleted(&self) {
+        let (directory, now) = (self.directory(), self.now_unix_ms());
+        for live in self.broadcasts() {
+            if directory.stream(&live.stream).is_some() {
+                continue;
+            }
+            tracing::info!(stream = %live.stream, broadcast = %live.id, "the stream was deleted: its broadcast ends");
+            live.refuse("the stream was deleted", now);
+            self.forget(&live, true);
+        }
+        lock(&self.0.audience).retain(|name, _| directory.stream(name).is_some());
+        lock(&self.0.sessions).retain(|name, _| directory.stream(name).is_some());
+    }
+
+    /// Forgets a broadcast that nobody watches any more, with its snapshot and, where `sweep`, its objects.
+    fn forget(&self, live: &Arc<Live>, sweep: bool) {
+        let mut broadcasts = lock(&self.0.broadcasts);
+        broadcasts.by_id.remove(&live.id);
+        if broadcasts.current.get(&live.stream) == Some(&live.id) {
+            broadcasts.current.remove(&live.stream);
+        }
+        drop(broadcasts);
+        let (edge, live) = (self.clone(), Arc::clone(live));
+        self.0.tasks.spawn(async move {
+            // A snapshot that is still to be written would come after its removal.
+            live.durable(Duration::from_secs(5)).await;
+            files::remove(&files::snapshot_path(&edge.0.config.data, &live.id));
+            if sweep {
+                let objects = &edge.0.objects;
+                let swept = objects
+                    .sweep(&live.stream, live.id.as_str(), i64::MAX)
+                    .await;
+                log_sweep(&live.stream, live.id.as_str(), swept);
+            }
+        });
+    }
+
     /// Changes what a stream is to viewers, and what it may take.
     ///
     /// # Errors
@@ -537,10 +645,28 @@ impl Edge {
         Some(Studio::new(key.ok(), summary, servers))
     }
 
-    pub(super) fn summaries(&self) -> Vec<StreamSummary> {
-        let directory = self.directory();
-        let listed = directory.streams().filter(|s| s.visibility.is_listed());
-        listed.map(|stream| self.summary(&stream.name)).collect()
+    /// What somebody is told of all streams.
+    pub(super) fn listed(
+        &self,
+        directory: &Directory,
+        bearer: Option<&Bearer<'_>>,
+    ) -> Vec<StreamSummary> {
+        let listed = directory.streams().filter_map(|stream| {
+            match Bearer::listed(bearer, &stream.name, stream.visibility) {
+                Sight::None => None,
+                Sight::Watched => Some(self.told(stream, false)),
+                Sight::Managed => Some(self.told(stream, true)),
+            }
+        });
+        listed.collect()
+    }
+
+    /// What those are told of a stream who may watch it, or manage it.
+    pub(super) fn told(&self, stream: &Stream, managed: bool) -> StreamSummary {
+        let mut summary = self.summary(&stream.name);
+        summary.managed =
+            managed.then(|| Managed::new(stream.visibility, stream.limits, stream.created_unix_ms));
+        summary
     }
 
     pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {

@@ -31,12 +31,13 @@ use crate::{
     access::{NotMinted, TakeBack, Wanted, WantedLink},
     api::{self, LinkList, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, SessionList, StreamList, Time},
     audience::{Beacon, MAX_BEACON_BYTES},
-    directory::bearer,
+    directory::{Directory, bearer},
     guard::{Client, Origins},
     live::{Directives, Head, ObjectAnswer, Verdict},
     playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
     sessions::Protocol,
+    streams::{self, Bearer, Create, Created, Rotate, Rotated},
 };
 
 /// How long a blocked request waits.
@@ -250,6 +251,17 @@ fn problem_response(route: Option<&Route>, problem: &Problem) -> Response<Payloa
     *headers = problem.headers(route);
     headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     response
+}
+
+/// Why a stream was not made, changed or deleted.
+fn managing_problem(error: EdgeError) -> Problem {
+    match error {
+        EdgeError::Refused(refusal) => streams::unkept(&refusal),
+        error => {
+            tracing::error!(%error, "a stream could not be made, changed or deleted");
+            Problem::unavailable()
+        }
+    }
 }
 
 fn object_problem(error: ObjectError) -> Problem {
@@ -565,18 +577,57 @@ impl Edge {
                 }
             }
             Route::Segment(address, msn) => self.segment(address, *msn, peer).await,
-            Route::Streams => Answer::json(&StreamList {
-                streams: self.summaries(),
-            }),
-            Route::Stream(name) => match self.stream(name) {
-                Some(stream) => {
-                    if stream.visibility.needs_token() {
-                        self.may_see(name, authorization(&parts.headers), peer)?;
-                    }
-                    Answer::json(&self.summary(name))
+            Route::Streams => {
+                let directory = self.directory();
+                let bearer = self.bearer(&parts.headers, peer, &directory)?;
+                let streams = self.listed(&directory, bearer.as_ref());
+                Answer::json(&StreamList { streams })
+            }
+            Route::Stream(name) => {
+                let given = authorization(&parts.headers);
+                let stream = self.stream(name).ok_or_else(Problem::no_stream)?;
+                if stream.visibility.needs_token() {
+                    self.may_see(name, given, peer)?;
                 }
-                None => Err(Problem::no_stream()),
-            },
+                let managed = self.manages(&name.clone().into(), given, peer).is_ok();
+                Answer::json(&self.told(&stream, managed))
+            }
+            Route::CreateStream => {
+                let directory = self.directory();
+                let bearer = self.bearer(&parts.headers, peer, &directory)?;
+                let bearer = bearer.ok_or_else(Problem::unauthorized)?;
+                let create: Create = read_json(body, MAX_QUESTION_BYTES).await?;
+                bearer.may_make(&create.name)?;
+                let made = self.create_stream(&create.name, create.settings()?).await;
+                let made = made.map_err(managing_problem)?;
+                Ok(Answer {
+                    status: StatusCode::CREATED,
+                    ..Answer::json(&Created::from(&made))?
+                })
+            }
+            Route::ChangeStream(name) => {
+                self.may_change(name, &parts.headers, peer)?;
+                let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
+                let change = api::read_change(&body)?;
+                let done = self.change_stream(name, change).await;
+                done.map_err(managing_problem)?;
+                let stream = self.stream(name).ok_or_else(Problem::no_stream)?;
+                Answer::json(&self.told(&stream, true))
+            }
+            Route::DeleteStream(name) => {
+                self.may_change(name, &parts.headers, peer)?;
+                let done = self.delete_stream(name).await;
+                done.map_err(managing_problem)?;
+                Ok(Answer::empty(StatusCode::NO_CONTENT))
+            }
+            Route::NewKey(name) => {
+                self.may_change(name, &parts.headers, peer)?;
+                let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
+                let until = Rotate::read(&body)?.old_until_unix_ms(super::wall_unix_ms());
+                let key = self.new_key(name, until).await.map_err(managing_problem)?;
+                let key = key.ok_or_else(Problem::no_stream)?;
+                Answer::json(&Rotated::new(key, until))
+            }
             Route::Beacon(stream) => {
                 if !self.knows(stream) {
                     return Err(Problem::no_stream());
@@ -691,6 +742,34 @@ impl Edge {
             Route::Preflight => Ok(Answer::empty(StatusCode::NO_CONTENT)),
             _ => Err(Problem::not_found()),
         }
+    }
+
+    /// Who asks, if they came with a token.
+    fn bearer<'a>(
+        &self,
+        headers: &HeaderMap,
+        peer: IpAddr,
+        directory: &'a Directory,
+    ) -> Result<Option<Bearer<'a>>, Problem> {
+        let Some(token) = bearer(authorization(headers)) else {
+            return Ok(None);
+        };
+        let (access, now) = (self.access(), super::wall_unix_ms());
+        let bearer = access.bearer(token, peer, directory.revocations(), now);
+        bearer.map(Some).map_err(|refusal| Problem::token(&refusal))
+    }
+
+    /// Looks whether whoever asks may change this stream.
+    fn may_change(
+        &self,
+        stream: &StreamName,
+        headers: &HeaderMap,
+        peer: IpAddr,
+    ) -> Result<(), Problem> {
+        let directory = self.directory();
+        let bearer = self.bearer(headers, peer, &directory)?;
+        let bearer = bearer.ok_or_else(Problem::unauthorized)?;
+        bearer.may_change(stream, directory.stream(stream).is_some())
     }
 
     /// The latest broadcast of a stream.

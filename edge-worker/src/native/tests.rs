@@ -1355,6 +1355,7 @@ async fn a_waiter_costs_less_than_four_kibibytes_beyond_its_connection() {
 }
 
 mod sessions;
+mod streams;
 
 mod tokens {
     use std::time::Instant;

@@ -260,6 +260,16 @@ impl Problem {
         )
     }
 
+    /// 409: a stream of that name is there.
+    pub fn stream_exists() -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "stream-exists",
+            "Exists already",
+            "There is a stream of that name already.",
+        )
+    }
+
     /// 503: a blocked request waited for three target durations.
     pub fn timeout() -> Self {
         let mut problem = Self::new(

@@ -1,0 +1,164 @@
+//! Streams made, changed and deleted by those who manage them: [`crate::streams`].
+
+use http::StatusCode;
+use protocol::{
+    names::{BroadcastId, StreamName},
+    token::Revocations,
+};
+use worker::{Env, Request, Response, Result};
+
+use super::{
+    access,
+    answer::{answer, json, problem},
+    directory, now_unix_ms, random, stream,
+};
+use crate::{
+    api,
+    directory::{Refusal as Unkept, Stream, StreamEntry, sql},
+    routes::{Caching, Problem, Route},
+    streams::{Bearer, Create, Created, Rotate, Rotated, Sight, unkept},
+};
+
+/// What happened, or what to say instead.
+type Done<T> = std::result::Result<T, Problem>;
+
+/// `POST /api/streams`, `PATCH` and `DELETE /api/streams/{stream}`, `POST /api/streams/{stream}/keys`.
+pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
+    let revoked = Revocations::default();
+    let bearer = match access::bearer(&request, &revoked, env)? {
+        Ok(Some(bearer)) => bearer,
+        Ok(None) => return problem(Some(route), &Problem::unauthorized()),
+        Err(found) => return problem(Some(route), &found),
+    };
+    let done = match route {
+        Route::CreateStream => create(route, &bearer, &mut request, env).await?,
+        Route::ChangeStream(name) => change(route, name, &bearer, &mut request, env).await?,
+        Route::DeleteStream(name) => delete(route, name, &bearer, env).await?,
+        Route::NewKey(name) => new_key(route, name, &bearer, &mut request, env).await?,
+        _ => Err(Problem::not_found()),
+    };
+    match done {
+        Ok(response) => Ok(response),
+        Err(found) => problem(Some(route), &found),
+    }
+}
+
+/// The stream, if they may change it.
+async fn managed(name: &StreamName, bearer: &Bearer<'_>, env: &Env) -> Result<Done<Stream>> {
+    // The token first: who has none costs no read.
+    if let Err(found) = bearer.may_change(name, true) {
+        return Ok(Err(found));
+    }
+    let stream = directory::find_stream(env, sql::stream(name)).await?;
+    Ok(stream.ok_or_else(Problem::no_stream))
+}
+
+/// Passes a refusal on as the answer.
+macro_rules! given {
+    ($done:expr) => {
+        match $done {
+            Ok(given) => given,
+            Err(found) => return Ok(Err(found)),
+        }
+    };
+}
+
+async fn create(
+    route: &Route,
+    bearer: &Bearer<'_>,
+    request: &mut Request,
+    env: &Env,
+) -> Result<Done<Response>> {
+    let body = given!(directory::question(request).await?);
+    let create: Create = given!(api::read(&body));
+    given!(bearer.may_make(&create.name));
+    let settings = given!(create.settings());
+    let (name, now, seal) = (&create.name, now_unix_ms(), directory::seal(env)?);
+    let anonymous = BroadcastId::from_random(random()?).to_string();
+    // The stream's own name where a key id can be that and it is free, so that a person sees what a key is for.
+    for id in [name.as_str(), anonymous.as_str()] {
+        let Some(entry) = StreamEntry::new(name.clone(), id, [random()?, random()?], now) else {
+            continue;
+        };
+        let stream = Stream::keep(&entry, &seal, random()?, Some(random()?));
+        let batch = [
+            sql::make_stream(&stream),
+            sql::change_stream(name, &settings),
+        ];
+        let Err(error) = directory::change_all(env, &batch).await else {
+            let made = Created::from(&entry);
+            return json(Some(route), StatusCode::CREATED, Caching::Never, &made).map(Ok);
+        };
+        // The table takes a name and a key id once; which of them it was decides what is done.
+        let found = directory::find_stream(env, sql::stream(name)).await?;
+        if found.is_some() {
+            return Ok(Err(unkept(&Unkept::Exists(name.clone()))));
+        }
+        let held = directory::find_stream(env, sql::stream_by_key_id(id)).await?;
+        if held.is_none() {
+            return Err(error);
+        }
+    }
+    Err("no key id is free".into())
+}
+
+async fn change(
+    route: &Route,
+    name: &StreamName,
+    bearer: &Bearer<'_>,
+    request: &mut Request,
+    env: &Env,
+) -> Result<Done<Response>> {
+    given!(managed(name, bearer, env).await?);
+    let body = given!(directory::question(request).await?);
+    let change = given!(api::read_change(&body));
+    directory::change_all(env, &[sql::change_stream(name, &change)]).await?;
+    let read = directory::read(env).await?;
+    let seen = read
+        .stream(name)
+        .and_then(|stream| stream.told(name, Sight::Managed));
+    let seen = given!(seen.ok_or_else(Problem::no_stream));
+    json(Some(route), StatusCode::OK, Caching::Never, &seen).map(Ok)
+}
+
+async fn delete(
+    route: &Route,
+    name: &StreamName,
+    bearer: &Bearer<'_>,
+    env: &Env,
+) -> Result<Done<Response>> {
+    let stream = given!(managed(name, bearer, env).await?);
+    // This stream, and none that is made under its name from then on.
+    let at = now_unix_ms().max(stream.created_unix_ms);
+    stream::delete(env, name, at).await?;
+    directory::changed();
+    answer(
+        Some(route),
+        StatusCode::NO_CONTENT,
+        Caching::Never,
+        None,
+        Vec::new(),
+    )
+    .map(Ok)
+}
+
+async fn new_key(
+    route: &Route,
+    name: &StreamName,
+    bearer: &Bearer<'_>,
+    request: &mut Request,
+    env: &Env,
+) -> Result<Done<Response>> {
+    let mut stream = given!(managed(name, bearer, env).await?);
+    let body = match request.headers().get("content-length")?.as_deref() {
+        None | Some("0") => Vec::new(),
+        Some(_) => given!(directory::question(request).await?),
+    };
+    let until = given!(Rotate::read(&body)).old_until_unix_ms(now_unix_ms());
+    let seal = directory::seal(env)?;
+    stream.rotate_key(random()?, until, &seal, random()?);
+    directory::store(env, &stream).await?;
+    let key = stream.key(&seal).map_err(|closed| closed.to_string())?;
+    let rotated = Rotated::new(key.reveal(), until);
+    json(Some(route), StatusCode::OK, Caching::Never, &rotated).map(Ok)
+}

@@ -1,0 +1,348 @@
+//! Streams over HTTP: two tenants, and an administrator over both.
+
+use protocol::internal::Admit;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::access::{Access, INSTALLATION};
+
+/// A token as the owner makes one, beside the running edge.
+fn token(bench: &Bench, stream: &str, act: &str) -> String {
+    let keyring = load_keyring(&bench.folder.path().join("edge")).unwrap();
+    let access = Access::new(INSTALLATION, keyring, &[]).unwrap();
+    let wanted = serde_json::from_value(json!({"stream": stream, "act": act})).unwrap();
+    let minted = access.mint_as_owner(&wanted, [1; 12], wall_unix_ms());
+    minted.unwrap().token
+}
+
+struct Caller<'a> {
+    bench: &'a Bench,
+    token: Option<String>,
+}
+
+impl<'a> Caller<'a> {
+    fn new(bench: &'a Bench, stream: &str, act: &str) -> Self {
+        let token = Some(token(bench, stream, act));
+        Self { bench, token }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Response {
+        let mut request = reqwest::Client::new().request(method, self.bench.url(path));
+        if let Some(token) = &self.token {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.json(&body);
+        }
+        request.send().await.unwrap()
+    }
+
+    async fn create(&self, body: Value) -> Response {
+        self.ask(Method::POST, "/api/streams", Some(body)).await
+    }
+
+    async fn change(&self, name: &str, body: Value) -> Response {
+        let path = format!("/api/streams/{name}");
+        self.ask(Method::PATCH, &path, Some(body)).await
+    }
+
+    async fn delete(&self, name: &str) -> Response {
+        self.ask(Method::DELETE, &format!("/api/streams/{name}"), None)
+            .await
+    }
+
+    async fn new_key(&self, name: &str, body: Option<Value>) -> Response {
+        self.ask(Method::POST, &format!("/api/streams/{name}/keys"), body)
+            .await
+    }
+
+    async fn list(&self) -> Vec<String> {
+        let answer = self.ask(Method::GET, "/api/streams", None).await;
+        assert_eq!(answer.status(), 200);
+        let list: Value = answer.json().await.unwrap();
+        let streams = list["streams"].as_array().unwrap().iter();
+        let names = streams.map(|stream| stream["name"].as_str().unwrap().to_owned());
+        names.collect()
+    }
+}
+
+async fn admits(bench: &Bench, key: &Value) -> bool {
+    let question = Admit {
+        key: key.as_str().unwrap().to_owned(),
+        stream: None,
+        peer: "192.0.2.1:4000".to_owned(),
+        ..Admit::default()
+    };
+    bench.edge.admit(&question).await.is_ok()
+}
+
+/// The answer without what names the moment.
+async fn said(response: Response) -> (StatusCode, String) {
+    (response.status(), response.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_is_made_changed_and_deleted_by_who_manages_it_and_stays_over_a_restart() {
+    let bench = Bench::start().await;
+    let acme = Caller::new(&bench, "acme-*", "manage");
+    let body = json!({"name": "acme-one", "visibility": "unlisted", "title": "One", "limits": {"max_fps": 30, "max_viewers": 2}});
+    let made = acme.create(body.clone()).await;
+    assert_eq!(made.status(), 201);
+    assert!(made.headers().get("access-control-allow-origin").is_none());
+    let made: Value = made.json().await.unwrap();
+    assert!(admits(&bench, &made["key"]).await);
+    let studio = reqwest::Client::new()
+        .get(bench.url("/api/studio/acme-one"))
+        .bearer_auth(made["studio_secret"].as_str().unwrap());
+    let studio: Value = studio.send().await.unwrap().json().await.unwrap();
+    assert_eq!(studio["key"], made["key"]);
+    let again = said(acme.create(body).await).await;
+    assert!(again.0 == 409 && again.1.contains("urn:ghost-live:problem:stream-exists"));
+
+    let change = json!({"visibility": "token", "title": null, "limits": {"max_fps": null, "max_height": 720}});
+    let changed = acme.change("acme-one", change).await;
+    assert_eq!(changed.status(), 200);
+    let changed: Value = changed.json().await.unwrap();
+    assert_eq!(
+        changed["limits"],
+        json!({"max_viewers": 2, "max_height": 720})
+    );
+    assert_eq!(
+        (&changed["visibility"], changed.get("title")),
+        (&json!("token"), None)
+    );
+    for bad in [
+        json!({"visibility": "secret"}),
+        json!({"limits": {"max_fps": 0}}),
+        json!({"name": "acme-two"}),
+        json!([]),
+    ] {
+        assert_eq!(
+            acme.change("acme-one", bad.clone()).await.status(),
+            400,
+            "{bad}"
+        );
+    }
+    let (folder, store) = bench.end().await;
+    let bench = Bench::on(folder, store, None).await;
+    let acme = Caller::new(&bench, "acme-*", "manage");
+    let kept = acme.ask(Method::GET, "/api/streams/acme-one", None).await;
+    assert_eq!(kept.json::<Value>().await.unwrap(), changed);
+    assert!(admits(&bench, &made["key"]).await);
+
+    assert_eq!(acme.delete("acme-one").await.status(), 204);
+    assert_eq!(acme.delete("acme-one").await.status(), 404);
+    assert!(!admits(&bench, &made["key"]).await);
+    // The name is free again, and what is made under it has nothing of the one before.
+    let made = acme.create(json!({"name": "acme-one"})).await;
+    assert_eq!(made.status(), 201);
+    let new = acme.ask(Method::GET, "/api/streams/acme-one", None).await;
+    let new: Value = new.json().await.unwrap();
+    assert_eq!(
+        (&new["visibility"], &new["limits"]),
+        (&json!("public"), &json!({}))
+    );
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_tenants_neither_sees_names_ends_or_changes_the_other_s_streams() {
+    let bench = Bench::start().await;
+    let (acme, blue) = (
+        Caller::new(&bench, "acme-*", "manage"),
+        Caller::new(&bench, "blue-*", "manage"),
+    );
+    for (caller, name, visibility) in [
+        (&acme, "acme-open", "public"),
+        (&acme, "acme-closed", "token"),
+        (&acme, "acme-hidden", "unlisted"),
+        (&blue, "blue-closed", "token"),
+    ] {
+        let body = json!({"name": name, "visibility": visibility});
+        assert_eq!(caller.create(body).await.status(), 201);
+    }
+    // Outside of its names, one that is there and one that is not.
+    let refused = said(blue.create(json!({"name": "acme-open"})).await).await;
+    assert_eq!(refused.0, 403);
+    assert_eq!(
+        refused,
+        said(blue.create(json!({"name": "acme-new"})).await).await
+    );
+    for name in ["acme-open", "acme-closed", "acme-hidden"] {
+        let nobody = "acme-nobody";
+        assert_eq!(
+            said(blue.change(name, json!({"title": "x"})).await).await,
+            said(blue.change(nobody, json!({"title": "x"})).await).await
+        );
+        assert_eq!(
+            said(blue.new_key(name, None).await).await,
+            said(blue.new_key(nobody, None).await).await
+        );
+        assert_eq!(
+            said(blue.delete(name).await).await,
+            said(blue.delete(nobody).await).await
+        );
+        assert_eq!(blue.delete(name).await.status(), 404);
+    }
+    assert_eq!(blue.list().await, ["acme-open", "blue-closed", "demo"]);
+    assert_eq!(
+        acme.list().await,
+        ["acme-closed", "acme-hidden", "acme-open", "demo"]
+    );
+    // What is another's is told as to anybody.
+    let told: Value = blue
+        .ask(Method::GET, "/api/streams/acme-open", None)
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert!(told.get("limits").is_none() && told.get("visibility").is_none());
+    let closed = blue
+        .ask(Method::GET, "/api/streams/acme-closed", None)
+        .await;
+    assert_eq!(closed.status(), 403);
+
+    let everybody = [
+        "acme-closed",
+        "acme-hidden",
+        "acme-open",
+        "blue-closed",
+        "demo",
+    ];
+    let administrator = Caller::new(&bench, "*", "manage");
+    assert_eq!(administrator.list().await, everybody);
+    let watcher = Caller::new(&bench, "acme-*", "watch");
+    assert_eq!(watcher.list().await, ["acme-closed", "acme-open", "demo"]);
+    assert_eq!(
+        watcher
+            .ask(Method::GET, "/api/streams/acme-closed", None)
+            .await
+            .status(),
+        200
+    );
+    // No manager, no token, no good token.
+    let nobody = Caller {
+        bench: &bench,
+        token: None,
+    };
+    assert_eq!(nobody.list().await, ["acme-open", "demo"]);
+    let stranger = Caller {
+        bench: &bench,
+        token: Some("a.b.c".to_owned()),
+    };
+    for (caller, status) in [(&watcher, 403), (&nobody, 401), (&stranger, 401)] {
+        assert_eq!(
+            caller.create(json!({"name": "acme-x"})).await.status(),
+            status
+        );
+        assert_eq!(caller.change("acme-open", json!({})).await.status(), status);
+        assert_eq!(caller.delete("acme-open").await.status(), status);
+        assert_eq!(caller.new_key("acme-open", None).await.status(), status);
+    }
+    assert_eq!(
+        stranger
+            .ask(Method::GET, "/api/streams", None)
+            .await
+            .status(),
+        401
+    );
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_can_leave_the_one_before_it_for_a_while() {
+    let bench = Bench::start().await;
+    let acme = Caller::new(&bench, "acme-*", "manage");
+    let first: Value = acme
+        .create(json!({"name": "acme-one"}))
+        .await
+        .json()
+        .await
+        .unwrap();
+    let second: Value = acme
+        .new_key("acme-one", Some(json!({"overlap_s": 3600})))
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert!(second["old_key_until"].is_string());
+    assert!(admits(&bench, &first["key"]).await && admits(&bench, &second["key"]).await);
+    let (folder, store) = bench.end().await;
+    let bench = Bench::on(folder, store, None).await;
+    let acme = Caller::new(&bench, "acme-*", "manage");
+    assert!(admits(&bench, &first["key"]).await && admits(&bench, &second["key"]).await);
+    let short: Value = acme
+        .new_key("acme-one", Some(json!({"overlap_s": 1})))
+        .await
+        .json()
+        .await
+        .unwrap();
+    assert!(!admits(&bench, &first["key"]).await && admits(&bench, &short["key"]).await);
+    assert!(admits(&bench, &second["key"]).await);
+    let over = std::time::Instant::now() + Duration::from_secs(5);
+    while admits(&bench, &second["key"]).await {
+        assert!(std::time::Instant::now() < over, "the overlap ends");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let last: Value = acme.new_key("acme-one", None).await.json().await.unwrap();
+    assert!(last["old_key_until"].is_null());
+    assert!(!admits(&bench, &short["key"]).await && admits(&bench, &last["key"]).await);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_deleted_ends_with_its_objects_whoever_deletes_it() {
+    for beside in [false, true] {
+        let bench = Bench::start().await;
+        let (mut source, mut link) = bench.on_air(2).await;
+        assert!(!objects(&bench.store).await.is_empty());
+        if beside {
+            // By another process.
+            let mut other = Database::open(&bench.folder.path().join("edge")).unwrap();
+            other.delete(&stream(), wall_unix_ms()).unwrap();
+        } else {
+            let administrator = Caller::new(&bench, "*", "manage");
+            assert_eq!(administrator.delete("demo").await.status(), 204);
+        }
+        let refused = tokio::time::timeout(Duration::from_secs(5), async {
+            loop {
+                match link.from_edge.recv().await {
+                    Some(ToCore::Refused { .. }) => break true,
+                    Some(_) => {}
+                    None => break false,
+                }
+            }
+        });
+        assert!(refused.await.unwrap());
+        let over = std::time::Instant::now() + Duration::from_secs(5);
+        while !objects(&bench.store).await.is_empty() {
+            assert!(std::time::Instant::now() < over, "its objects go");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        assert_eq!(bench.get("/live/demo/index.m3u8").await.status(), 404);
+        let (folder, store) = bench.end().await;
+        let snapshots = folder.path().join("edge/broadcasts");
+        assert_eq!(std::fs::read_dir(snapshots).unwrap().count(), 0);
+        // What a box that was away still brings is looked for at later starts.
+        let database = Database::open(&folder.path().join("edge")).unwrap();
+        assert_eq!(database.deleted().unwrap(), [stream()]);
+        drop(database);
+        for message in source.segment(6, 0, false) {
+            put_announced(&store, &message.message).await;
+        }
+        assert!(!objects(&store).await.is_empty());
+        let bench = Bench::on(folder, store, None).await;
+        bench.edge.sweep_deleted(i64::MAX).await;
+        assert!(objects(&bench.store).await.is_empty());
+        bench.end().await;
+    }
+}
+
+/// Everything in the store.
+async fn objects(store: &InMemory) -> Vec<Path> {
+    let listed: Vec<_> = object_store::ObjectStore::list(store, None).collect().await;
+    listed
+        .into_iter()
+        .map(|object| object.unwrap().location)
+        .collect()
+}
