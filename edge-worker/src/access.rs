@@ -139,6 +139,8 @@ pub struct Link {
     /// On how many devices at a time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<std::num::NonZeroU32>,
+    /// Whether it also lets its viewers write in the chat.
+    pub chat: bool,
     /// When it was made, Unix milliseconds.
     pub created_unix_ms: i64,
 }
@@ -158,6 +160,11 @@ pub const MAX_LINKS: usize = 200;
 const MAX_LINK_NAME: usize = 80;
 /// The longest that a watch link begins sessions, seconds: ten years.
 const MAX_LINK_S: u64 = 3_653 * DAY_S;
+
+/// What somebody is called who watches with the studio link.
+pub const STUDIO: &str = "studio";
+/// It is used at once, and never given away.
+const STUDIO_TOKEN_S: u64 = 60;
 
 /// Why no token was made.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -288,6 +295,38 @@ impl Access {
             session,
             text,
         })
+    }
+
+    /// Begins a playback session for somebody who has the studio link of a stream: of a token of the id `jti`, by which all of them are
+    /// ended with the link ([`Self::revoked_studio`]). `random` becomes the session's id.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn begin_in_studio(
+        &self,
+        jti: Tag,
+        ask: &Ask<'_>,
+        revoked: &Revocations,
+        random: [u8; 12],
+        now_unix_ms: i64,
+    ) -> Result<Begun, Refusal> {
+        let wanted = Wanted {
+            stream: ask.stream.clone().into(),
+            act: ask.action.into(),
+            sub: Some(STUDIO.to_owned()),
+            for_s: Some(STUDIO_TOKEN_S),
+            session_s: None,
+            ip: Vec::new(),
+            max: None,
+        };
+        let minted = self.mint_as_owner(&wanted, *jti.as_bytes(), now_unix_ms);
+        let minted = minted.map_err(|_| Refusal::Malformed)?;
+        self.begin(&minted.token, ask, revoked, random, now_unix_ms)
+    }
+
+    /// What ends the sessions of a studio link.
+    pub fn revoked_studio(&self, jti: Tag) -> Revoked {
+        self.revoked_link(jti.to_string())
     }
 
     /// The playback session that an address names, if it may go on.
@@ -458,6 +497,7 @@ impl Access {
             name: claims.sub.clone(),
             exp: claims.exp,
             max: claims.max,
+            chat: claims.act.contains(Action::Chat),
             created_unix_ms,
         })
     }

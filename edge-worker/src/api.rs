@@ -13,7 +13,7 @@ use crate::{
     access::Link,
     directory::{
         StreamEntry,
-        settings::{Change, Title},
+        settings::{Change, Title, Visibility},
     },
     live::{Broadcast, LiveTrack},
     playlist::{iso8601, multivariant::bandwidth},
@@ -205,12 +205,27 @@ pub struct Studio {
     pub key: Option<String>,
     /// The tracks that are live.
     pub tracks: Vec<TrackSummary>,
+    /// Who may watch.
+    pub visibility: Visibility,
+}
+
+/// The answer to `POST /api/studio/{stream}/log-out`.
+#[derive(Clone, PartialEq, Eq, Serialize)]
+pub struct LoggedOut {
+    /// What the studio link carries from now on.
+    pub secret: String,
 }
 
 impl Studio {
     /// Of a stream, whoever asks: check the secret first ([`crate::directory::Stream::opens_studio`]).
-    pub fn new(key: Option<StreamKey>, summary: StreamSummary, servers: Vec<Server>) -> Self {
+    pub fn new(
+        key: Option<StreamKey>,
+        visibility: Visibility,
+        summary: StreamSummary,
+        servers: Vec<Server>,
+    ) -> Self {
         Self {
+            visibility,
             stream: summary.name,
             live: summary.live,
             since: summary.since,
@@ -324,7 +339,13 @@ mod tests {
                 url: "rtmps://live.example.org:1936/live".to_owned(),
                 note: String::new(),
             };
-            serde_json::to_value(Studio::new(Some(entry().key), summary, vec![server])).unwrap()
+            serde_json::to_value(Studio::new(
+                Some(entry().key),
+                Visibility::Token,
+                summary,
+                vec![server],
+            ))
+            .unwrap()
         };
         let live = studio(OnAir::now(&broadcast));
         assert_eq!(live["stream"], "demo");

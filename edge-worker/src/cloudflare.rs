@@ -263,12 +263,13 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             None => problem(Some(route), &Problem::no_stream()),
         },
         // A stream that is not there is refused like a wrong secret, and before the directory is asked for its entry.
-        Route::Studio(name) | Route::RotateKey(name) => {
+        Route::Studio(name) | Route::RotateKey(name) | Route::LogOut(name) => {
             if directory::stream(&env, &context, name).await?.is_none() {
                 return problem(Some(route), &Problem::unauthorized());
             }
             match route {
                 Route::RotateKey(_) => directory::rotate_key(route, name, &request, &env).await,
+                Route::LogOut(_) => directory::log_out(route, name, &request, &env).await,
                 _ => directory::studio(route, name, &request, &env).await,
             }
         }

@@ -12,7 +12,7 @@ use protocol::{
     limits::Limits,
     names::{BroadcastId, StreamName},
     stream_key::StreamKey,
-    token::{Revocation, Revocations},
+    token::{Revocation, Revocations, Tag},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -241,6 +241,24 @@ impl Stream {
         }
     }
 
+    /// Gives the stream a new studio link of 16 random bytes, sealed where the old one was: whoever has that is out. What the new one
+    /// carries, and the id of the token that the old one stood for.
+    pub fn log_out(
+        &mut self,
+        random: [u8; 16],
+        seal: &Seal,
+        nonce: Nonce,
+    ) -> (Zeroizing<String>, Tag) {
+        let before = self.studio_tag();
+        let secret = Zeroizing::new(new_studio_secret(random));
+        let shown = self.studio_sealed.is_some();
+        self.set_studio_secret(&secret, seal, nonce);
+        if !shown {
+            self.studio_sealed = None;
+        }
+        (secret, before)
+    }
+
     /// Where the studio link is kept to be shown and no longer opens: seals it again, as a request has just brought it, or a new one of
     /// 16 random bytes. Whether it is a new one.
     pub fn mend_studio(
@@ -338,6 +356,16 @@ impl Stream {
     /// Whether a request's `Authorization` header carries this stream's studio secret, in constant time.
     pub fn opens_studio(&self, authorization: Option<&str>) -> bool {
         self.is_studio_secret(bearer(authorization).unwrap_or_default())
+    }
+
+    /// The id of the token that the studio link stands for where somebody watches with it, if this is what the link carries. Another link
+    /// is another token.
+    pub fn studio_token(&self, given: &str) -> Option<Tag> {
+        self.is_studio_secret(given).then(|| self.studio_tag())
+    }
+
+    fn studio_tag(&self) -> Tag {
+        Tag::token("studio", &self.studio_sha256)
     }
 
     /// Whether keeping this entry would change nothing: secrets and when it was made are the same, and the key can be shown.
@@ -703,6 +731,24 @@ mod tests {
         older.rotate_key([9; 16], None, &seal(), [3; 24]);
         older.key_sealed = live.key_sealed;
         assert!(older.key(&seal()).is_err());
+    }
+
+    #[test]
+    fn logging_out_makes_a_new_studio_link_that_is_shown_where_the_old_one_was() {
+        let entry = entry("live", "live", 1);
+        let shown = Stream::keep(&entry, &seal(), [1; 24], Some([2; 24]));
+        let checked = Stream::keep(&entry, &seal(), [1; 24], None);
+        for mut stream in [shown, checked] {
+            let before = stream.studio_token(&entry.studio_secret).unwrap();
+            let was_shown = stream.studio_sealed.is_some();
+            let (secret, ended) = stream.log_out([9; 16], &seal(), [3; 24]);
+            assert_eq!(ended, before);
+            assert_ne!(stream.studio_token(&secret), Some(before));
+            assert!(stream.opens_studio(Some(&format!("Bearer {}", *secret))));
+            assert_eq!(stream.studio_token(&entry.studio_secret), None);
+            assert_eq!(stream.studio_secret(&seal()).is_ok(), was_shown);
+            assert!(entry.key.matches(&stream.key_sha256));
+        }
     }
 
     #[test]

@@ -75,6 +75,7 @@ fn class(route: &Route) -> (Class, Door) {
         | Route::ChangeStream(_)
         | Route::DeleteStream(_)
         | Route::NewKey(_)
+        | Route::LogOut(_)
         | Route::Tokens
         | Route::Revocations
         | Route::Sessions(_)

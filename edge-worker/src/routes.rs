@@ -165,6 +165,8 @@ pub enum Route {
     Studio(StreamName),
     /// `POST /api/studio/{stream}/rotate-key`.
     RotateKey(StreamName),
+    /// `POST /api/studio/{stream}/log-out`.
+    LogOut(StreamName),
     /// `POST /api/tokens`.
     Tokens,
     /// `POST /api/revocations`.
@@ -377,6 +379,7 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         Route::Beacon(_)
         | Route::RotateKey(_)
         | Route::NewKey(_)
+        | Route::LogOut(_)
         | Route::Tokens
         | Route::Revocations
         | Route::Admit
@@ -439,6 +442,7 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         },
         ["api", "studio", name] => Route::Studio(stream(name)?),
         ["api", "studio", name, "rotate-key"] => Route::RotateKey(stream(name)?),
+        ["api", "studio", name, "log-out"] => Route::LogOut(stream(name)?),
         ["api", "streams", name, "sessions"] => Route::Sessions(stream(name)?),
         ["api", "streams", name, "sessions", id] => {
             Route::EndSession(stream(name)?, id.parse().map_err(|_| not_found())?)

@@ -163,6 +163,13 @@ impl Sessions {
         }
     }
 
+    /// A token was taken back: its sessions are over.
+    pub fn token_revoked(&mut self, token: &Tag) {
+        for id in self.by_token.remove(token).unwrap_or_default().keys() {
+            self.by_id.remove(id);
+        }
+    }
+
     /// How many watch now.
     pub fn count(&mut self, now_unix_ms: i64) -> usize {
         self.sweep(now_unix_ms);
@@ -262,6 +269,21 @@ mod tests {
         assert_eq!(sessions.list(0)[0].subject, None);
         assert_eq!(sessions.count(IDLE_MS + 1_000), 0);
         assert!(sessions.by_token.is_empty());
+    }
+
+    #[test]
+    fn the_sessions_of_a_token_that_was_taken_back_are_over_at_once() {
+        let mut sessions = Sessions::default();
+        let [one, two] = [1, 2].map(|id| session(id, "a token", 2));
+        let other = session(3, "another token", 1);
+        for session in [&one, &two, &other] {
+            assert_eq!(sessions.seen(session, about(), HOME, 0), Ok(()));
+        }
+        sessions.token_revoked(&one.holder.token);
+        let listed = sessions.list(0);
+        assert_eq!(listed.len(), 1);
+        assert_eq!(listed[0].id, other.id);
+        assert_eq!(sessions.by_token.len(), 1);
     }
 
     #[test]

@@ -29,7 +29,7 @@ use super::{
 };
 use crate::{
     access::is_token,
-    api::{self, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio},
+    api::{self, LoggedOut, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio},
     directory::{
         self, Refusal, Stream,
         seal::Seal,
@@ -595,7 +595,7 @@ async fn studio_answer(route: &Route, stream: Stream, env: &Env) -> Result<Respo
         }
     };
     let summary = known.summary(&stream.name);
-    let studio = Studio::new(key, summary, servers.collect());
+    let studio = Studio::new(key, stream.visibility, summary, servers.collect());
     answer::json(Some(route), StatusCode::OK, Caching::Never, &studio)
 }
 
@@ -625,4 +625,22 @@ pub(super) async fn rotate_key(
     stream.rotate_key(random()?, None, &seal(env)?, random()?);
     store(env, &stream).await?;
     studio_answer(route, stream, env).await
+}
+
+/// `POST /api/studio/{stream}/log-out`.
+pub(super) async fn log_out(
+    route: &Route,
+    name: &StreamName,
+    request: &Request,
+    env: &Env,
+) -> Result<Response> {
+    let Some(mut stream) = studio_stream(name, request, env).await? else {
+        return problem(Some(route), &Problem::unauthorized());
+    };
+    let (secret, _) = stream.log_out(random()?, &seal(env)?, random()?);
+    store(env, &stream).await?;
+    let logged_out = LoggedOut {
+        secret: secret.to_string(),
+    };
+    answer::json(Some(route), StatusCode::OK, Caching::Never, &logged_out)
 }

@@ -18,7 +18,10 @@ use std::{
 };
 
 use data_encoding::HEXLOWER;
-use protocol::{names::StreamName, token::Revocation};
+use protocol::{
+    names::StreamName,
+    token::{Revocation, Tag},
+};
 use rusqlite::{
     Connection, OpenFlags, Transaction, TransactionBehavior,
     types::{ToSqlOutput, ValueRef},
@@ -391,6 +394,31 @@ impl Database {
             let made = stream.mend_studio(brought, studio, seal, nonces.1);
             Ok((vec![sql::put_stream(&stream)], made))
         })
+    }
+
+    /// Gives a stream a new studio link, and takes back (as `revoke` makes it) the token that the old one stood for. What the new one
+    /// carries.
+    ///
+    /// # Errors
+    /// [`DatabaseError`] when there is no such stream, or it cannot be kept.
+    pub fn log_out(
+        &mut self,
+        name: &StreamName,
+        revoke: impl FnOnce(Tag) -> Revocation,
+        now_unix_ms: i64,
+    ) -> Result<Zeroizing<String>, DatabaseError> {
+        let (secret, nonce) = (random()?, random()?);
+        let (secret, revocation) = self.change(name, |directory, seal| {
+            let stream = directory.stream(name).cloned();
+            let mut stream = stream.ok_or_else(|| Refusal::NoStream(name.clone()))?;
+            let (secret, ended) = stream.log_out(secret, seal, nonce);
+            let revocation = revoke(ended);
+            let mut batch = vec![sql::put_stream(&stream)];
+            batch.extend(sql::revoke(&revocation, now_unix_ms));
+            Ok((batch, (secret, revocation)))
+        })?;
+        Arc::make_mut(&mut self.directory).revoke(revocation);
+        Ok(secret)
     }
 
     /// Takes something back.

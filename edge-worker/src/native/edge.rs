@@ -642,7 +642,7 @@ impl Edge {
             .key(&self.0.seal)
             .inspect_err(|closed| tracing::warn!("{closed}"));
         let (summary, servers) = (self.summary(name), self.0.config.servers.clone());
-        Some(Studio::new(key.ok(), summary, servers))
+        Some(Studio::new(key.ok(), stream.visibility, summary, servers))
     }
 
     /// What somebody is told of all streams.

@@ -668,6 +668,10 @@ impl Edge {
                 let studio = self.studio(stream, given).await;
                 Answer::json(&studio.ok_or_else(Problem::unauthorized)?)
             }
+            Route::LogOut(stream) => {
+                let logged_out = self.log_out(stream, authorization(&parts.headers)).await;
+                Answer::json(&logged_out?)
+            }
             Route::Jwks => {
                 let jwks = self.access().jwks(super::wall_unix_ms());
                 Ok(Answer {

@@ -1480,7 +1480,7 @@ mod tokens {
             (None, &good, 401, "unauthorized"),
             (Some(""), &good, 401, "unauthorized"),
             (Some("nonsense"), &good, 401, "token"),
-            (Some(void.as_str()), &good, 401, "token"),
+            (Some(void.as_str()), &good, 401, "expired"),
             (Some(&viewer), &good, 403, "forbidden"),
             (Some(&other), &good, 403, "forbidden"),
             (Some(&elsewhere), &good, 403, "forbidden"),

@@ -5,12 +5,13 @@ use std::net::IpAddr;
 use protocol::{
     names::StreamName,
     session::Session,
-    token::{Action, Ask, Claims, Grant, Refusal, Revocation, StreamPattern, Tag},
+    token::{Action, Ask, Claims, Grant, Refusal, Revocation, Revoked, StreamPattern, Tag},
 };
 
 use super::{Edge, EdgeError, live::Live, lock, wall_unix_ms};
 use crate::{
     access::{Begun, Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
+    api::LoggedOut,
     directory::{Directory, bearer, sql},
     routes::{self, Pass, Problem},
     sessions::{About, Listed, Protocol, Sessions},
@@ -98,17 +99,20 @@ impl Edge {
             }
             Some(Pass::Token(token)) => {
                 let directory = self.directory();
-                directory.stream(stream).ok_or_else(Problem::no_stream)?;
+                let kept = directory.stream(stream).ok_or_else(Problem::no_stream)?;
                 let ask = Ask {
                     action: Action::Watch,
                     stream,
                     address,
                 };
                 let id = super::database::random().map_err(|_| Problem::unavailable())?;
-                let begun = self
-                    .access()
-                    .begin(&token, &ask, directory.revocations(), id, wall_unix_ms())
-                    .map_err(|refusal| Problem::token(&refusal))?;
+                let (access, revoked, now) =
+                    (self.access(), directory.revocations(), wall_unix_ms());
+                let begun = match kept.studio_token(&token) {
+                    Some(jti) => access.begin_in_studio(jti, &ask, revoked, id, now),
+                    None => access.begin(&token, &ask, revoked, id, now),
+                };
+                let begun = begun.map_err(|refusal| Problem::token(&refusal))?;
                 Ok(Entry::Begins(Box::new(begun)))
             }
         }
@@ -265,7 +269,51 @@ impl Edge {
         self.change(move |database| database.revoke(kept, now))
             .await?;
         self.enforce();
+        self.forget_sessions(&revocation);
         Ok(revocation)
+    }
+
+    /// Gives a stream a new studio link for its owner, who has this `Authorization`: every other page that the old one opened is out, and
+    /// so is what plays in it.
+    pub(super) async fn log_out(
+        &self,
+        stream: &StreamName,
+        authorization: Option<&str>,
+    ) -> Result<LoggedOut, Problem> {
+        if !self.opens_studio(stream, authorization) {
+            return Err(Problem::unauthorized());
+        }
+        let (name, access, now) = (stream.clone(), self.access(), wall_unix_ms());
+        let secret = self
+            .change(move |database| {
+                let revoke = |jti| {
+                    let wanted = TakeBack {
+                        what: access.revoked_studio(jti),
+                        streams: name.clone().into(),
+                    };
+                    wanted.revocation(now)
+                };
+                database.log_out(&name, revoke, now)
+            })
+            .await
+            .map_err(kept)?;
+        Ok(LoggedOut {
+            secret: secret.to_string(),
+        })
+    }
+
+    /// What is over needs no room, and is not shown: a session, or those of a token. Others fall silent by themselves.
+    fn forget_sessions(&self, revocation: &Revocation) {
+        for (stream, sessions) in lock(self.sessions()).iter_mut() {
+            if !revocation.streams.covers(stream) {
+                continue;
+            }
+            match &revocation.what {
+                Revoked::Session(id) => sessions.left(id),
+                Revoked::Token { iss, jti } => sessions.token_revoked(&Tag::token(iss, jti)),
+                Revoked::Subject { .. } | Revoked::All => {}
+            }
+        }
     }
 
     /// Ends the broadcasts whose publisher's token was taken back.
@@ -344,12 +392,16 @@ impl Edge {
             streams: stream.clone().into(),
         };
         let revocation = wanted.revocation(now);
+        let taken_back = revocation.clone();
         let deleted = self
             .change(move |database| database.delete_link(&stream, &jti, revocation, now))
             .await;
         match deleted.map_err(kept)? {
             false => Err(Problem::not_found()),
-            true => Ok(()),
+            true => {
+                self.forget_sessions(&taken_back);
+                Ok(())
+            }
         }
     }
 }
@@ -372,7 +424,7 @@ fn open_to_all(directory: &Directory, stream: &StreamName) -> Result<(), Problem
 /// A session that its owner ends.
 pub(super) fn ended(stream: &StreamName, id: Tag) -> TakeBack {
     TakeBack {
-        what: protocol::token::Revoked::Session(id),
+        what: Revoked::Session(id),
         streams: stream.clone().into(),
     }
 }

@@ -209,12 +209,13 @@ impl Problem {
 
     /// 401 or 403: a token does not let its bearer in.
     pub fn token(refusal: &token::Refusal) -> Self {
-        use token::Refusal::{Action, Address, Revoked, Stream};
+        use token::Refusal::{Action, Address, Expired, Revoked, Stream};
         let (status, slug, title) = match refusal {
             // It is a good token, for something else.
-            Stream | Action(_) | Address | Revoked => {
-                (StatusCode::FORBIDDEN, "forbidden", "Not allowed")
-            }
+            Stream | Action(_) | Address => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            // These two a player says in words of its own.
+            Revoked => (StatusCode::FORBIDDEN, "revoked", "Taken back"),
+            Expired => (StatusCode::UNAUTHORIZED, "expired", "Expired"),
             _ => (StatusCode::UNAUTHORIZED, "token", "Not a valid token"),
         };
         Self::new(status, slug, title, refusal.to_string())

@@ -45,6 +45,7 @@ fn every_address_of_the_design_is_known() {
     for (method, target) in [
         ("POST", "/api/streams/demo/beacon".to_owned()),
         ("POST", "/api/studio/demo/rotate-key".to_owned()),
+        ("POST", "/api/studio/demo/log-out".to_owned()),
         ("POST", "/internal/admit".to_owned()),
         ("POST", "/internal/broadcasts".to_owned()),
         ("PUT", format!("/internal/media/{key}")),

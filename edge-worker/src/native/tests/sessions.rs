@@ -434,6 +434,14 @@ async fn a_revoked_viewer_gets_no_new_part_of_whatever_he_waits_for() {
             assert_eq!(bench.status(path).await, 403, "{what} {path}");
         }
         assert_eq!(bench.status(&other).await, 200, "{what}");
+        if what.get("token").is_some() || what == json!("session") {
+            let path = "/api/streams/demo/sessions";
+            let listed = bench.call(Method::GET, path, &manager, None).await;
+            let listed: Value = listed.json().await.unwrap();
+            let listed = listed["sessions"].as_array().unwrap();
+            assert_eq!(listed.len(), 1, "{what}: what is over is not listed");
+            assert_eq!(listed[0]["subject"], "bystander");
+        }
         let again = bench.enter(&viewer).await;
         match what == json!("session") {
             true => assert!(again.is_ok(), "the token is as good as before"),
@@ -535,6 +543,8 @@ async fn an_owner_makes_shows_and_takes_back_watch_links() {
         let listed = bench.call(Method::GET, path, &owner, None).await;
         let listed: Value = listed.json().await.unwrap();
         assert_eq!(listed["links"], json!([made]), "it can be copied again");
+        assert_eq!(made.max, std::num::NonZeroU32::new(1));
+        assert!(!made.chat);
         let at = format!("{path}/{}", made.jti);
         assert_eq!(
             bench.call(Method::DELETE, &at, &owner, None).await.status(),
@@ -690,5 +700,64 @@ async fn a_publisher_whose_token_is_revoked_loses_link_and_broadcast_at_once() {
         again.from_edge.recv().await,
         Some(ToCore::Refused { .. })
     ));
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logging_out_leaves_the_page_that_asked_and_no_other() {
+    let bench = closed().await;
+    let (_source, _link) = bench.on_air(3).await;
+    let before = bench.entry();
+    let studio = "/api/studio/demo";
+    let shown = bench
+        .call(Method::GET, studio, &before.studio_secret, None)
+        .await;
+    let shown: Value = shown.json().await.unwrap();
+    assert_eq!(shown["visibility"], "token");
+    // The studio plays its own stream, and lists itself.
+    let playlist = bench.enter(&before.studio_secret).await.unwrap();
+    assert_eq!(bench.status(&playlist).await, 200);
+    let sessions = "/api/streams/demo/sessions";
+    let listed = bench
+        .call(Method::GET, sessions, &before.studio_secret, None)
+        .await;
+    let listed: Value = listed.json().await.unwrap();
+    assert_eq!(listed["sessions"][0]["subject"], "studio");
+    let viewer = bench.enter(&bench.viewer()).await.unwrap();
+
+    let log_out = "/api/studio/demo/log-out";
+    for secret in ["wrong", &bench.viewer(), &bench.manager()] {
+        let refused = bench.call(Method::POST, log_out, secret, None).await;
+        assert_eq!(refused.status(), 401);
+    }
+    let answer = bench
+        .call(Method::POST, log_out, &before.studio_secret, None)
+        .await;
+    assert_eq!(
+        (answer.status().as_u16(), cache_control(&answer)),
+        (200, "no-store".to_owned())
+    );
+    let answer: Value = answer.json().await.unwrap();
+    let new = answer["secret"].as_str().unwrap();
+    assert_ne!(new, before.studio_secret);
+
+    let old = &before.studio_secret;
+    for (method, path) in [
+        (Method::GET, studio),
+        (Method::POST, log_out),
+        (Method::GET, sessions),
+        (Method::GET, "/api/streams/demo/links"),
+    ] {
+        let refused = bench.call(method, path, old, None).await;
+        assert_eq!(refused.status(), 401, "{path}");
+    }
+    assert_eq!(bench.enter(old).await.unwrap_err().0, 401);
+    assert_eq!(bench.status(&playlist).await, 403, "its preview has ended");
+    assert_eq!(bench.status(&viewer).await, 200, "viewers go on");
+    let again = bench.enter(new).await.unwrap();
+    assert_eq!(bench.status(&again).await, 200);
+    // What the next start shows: the new one, and the key as it was.
+    assert_eq!(bench.entry().studio_secret, new);
+    assert_eq!(bench.entry().key.reveal(), before.key.reveal());
     bench.end().await;
 }
