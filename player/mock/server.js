@@ -23,7 +23,23 @@ class Stream {
   viewers = new Map();
   /** Null: it cannot be shown. @type {string | null} */
   key = 'demo_7hq2k9x4m1v8';
+  /** What lets somebody watch; null: anybody may. @type {Map<string, Ticket> | null} */
+  tickets = null;
+  /** Playback sessions by their segment of the addresses. @type {Map<string, { token: string, ended: boolean, seenMs: number }>} */
+  sessions = new Map();
 }
+
+/** @typedef {{ good: true | 'expired' | 'revoked', max: number }} Ticket */
+
+/** A session that asked for nothing for so long makes room, milliseconds. */
+const IDLE_MS = 20_000;
+const REFUSALS = /** @type {const} */ ({
+  'token-needed': [401, 'This stream can only be watched with a link.'],
+  token: [401, 'this is not a token: copy it again, whole'],
+  expired: [401, 'the token has expired: ask for a new one'],
+  revoked: [403, 'the token has been revoked'],
+  'in-use': [403, 'the token plays on as many devices as it is for'],
+});
 
 export class MockServer {
   /** @type {Map<string, Stream>} */
@@ -136,6 +152,51 @@ export class MockServer {
     await new Promise((resolve) => this.#server.close(() => resolve(undefined)));
   }
 
+  /** From now on the stream needs this token. @param {string} name @param {string} token @param {Partial<Ticket>} ticket */
+  ticket(name, token, { good = true, max = Infinity } = {}) {
+    const stream = this.stream(name);
+    stream.tickets ??= new Map();
+    stream.tickets.set(token, { good, max });
+  }
+
+  /** Why a token does not let anybody in. @param {Stream} stream @param {string | undefined} token @returns {keyof typeof REFUSALS | null} */
+  #refusal(stream, token) {
+    if (!stream.tickets) return null;
+    if (token === undefined) return 'token-needed';
+    const good = stream.tickets.get(token)?.good ?? 'token';
+    return good === true ? null : good;
+  }
+
+  /** Why a playback session may not go on. What only waited is not `seen`. @param {Stream} stream @param {string} id @param {boolean} [seen] @returns {keyof typeof REFUSALS | null} */
+  #over(stream, id, seen = true) {
+    if (id === '-') return this.#refusal(stream, undefined);
+    const session = stream.sessions.get(id);
+    const ticket = session && stream.tickets?.get(session.token);
+    if (!session || !ticket) return 'token';
+    if (session.ended || ticket.good === 'revoked') return 'revoked';
+    if (seen) session.seenMs = Date.now();
+    return null;
+  }
+
+  /** Lets somebody in. @param {Stream} stream @param {URL} url @param {string | undefined} token @returns {{ session: string } | { refused: keyof typeof REFUSALS }} */
+  #enter(stream, url, token) {
+    const id = url.searchParams.get('session');
+    if (id !== null) {
+      const refused = this.#over(stream, id);
+      return refused ? { refused } : { session: id };
+    }
+    const refused = this.#refusal(stream, token);
+    if (refused) return { refused };
+    if (token === undefined) return { session: '-' };
+    // Whoever shows a token is looked at, whether it is needed or not.
+    if (!stream.tickets) return { refused: 'token' };
+    const active = [...stream.sessions.values()].filter((session) => session.token === token && !session.ended && session.seenMs > Date.now() - IDLE_MS);
+    if (active.length >= (stream.tickets.get(token)?.max ?? 0)) return { refused: 'in-use' };
+    const session = `session-${stream.sessions.size}`;
+    stream.sessions.set(session, { token, ended: false, seenMs: Date.now() });
+    return { session };
+  }
+
   /** @param {string} name @param {Stream} stream */
   #state(name, stream) {
     const horizon = Date.now() - 40_000;
@@ -169,7 +230,7 @@ export class MockServer {
       this.mostOpen = Math.max(this.mostOpen, this.open);
       response.on('close', () => this.open--);
       await this.#carried;
-      return path[0] === 'live' ? this.#live(response, url, path.slice(1)) : this.#media(response, path.slice(1));
+      return path[0] === 'live' ? this.#live(response, url, path.slice(1), bearer(request)) : this.#media(response, path.slice(1));
     }
     const page = { '': 'index', watch: 'watch', embed: 'embed', studio: 'studio' }[path[0] ?? ''];
     const file = page ? `${page}.html` : path[0] === 'assets' && path.length === 2 ? `assets/${path[1]}` : null;
@@ -192,10 +253,18 @@ export class MockServer {
       for await (const chunk of /** @type {AsyncIterable<Buffer>} */ (request)) body += chunk.toString();
       /** @type {unknown} */
       const beacon = JSON.parse(body);
-      stream.viewers.set(/** @type {{ viewer: string }} */ (beacon).viewer, Date.now());
+      const { viewer, left, session } = /** @type {{ viewer: string, left?: boolean, session?: string }} */ (beacon);
+      if (session !== undefined) {
+        const known = stream.sessions.get(session);
+        if (known && left) known.seenMs = 0;
+      } else if (left) stream.viewers.delete(viewer);
+      else stream.viewers.set(viewer, Date.now());
       return response.writeHead(204).end();
     }
-    if (area === 'streams') return json(response, this.#state(name, stream));
+    if (area === 'streams') {
+      const refused = this.#refusal(stream, bearer(request));
+      return refused ? refuse(response, refused) : json(response, this.#state(name, stream));
+    }
     if (area !== 'studio') return problem(response, 404, 'There is no such thing.');
     if (request.headers.authorization !== `Bearer ${SECRET}`) return problem(response, 401, 'This needs the studio link.');
     if (action === 'rotate-key') stream.key = `demo_${Math.random().toString(36).slice(2, 14)}`;
@@ -210,13 +279,22 @@ export class MockServer {
     });
   }
 
-  /** @param {Response} response @param {URL} url @param {string[]} path */
-  async #live(response, url, path) {
-    const [name = '', second = '', , track = '', file = ''] = path;
-    const broadcast = this.streams.get(name)?.broadcast;
-    if (!broadcast?.ready) return problem(response, 404, 'The stream is not live.');
-    if (second === 'index.m3u8') return text(response, 'application/vnd.apple.mpegurl', broadcast.multivariant());
-    if (second === 'manifest.mpd') return text(response, 'application/dash+xml', broadcast.manifest());
+  /** @param {Response} response @param {URL} url @param {string[]} path @param {string | undefined} token */
+  async #live(response, url, path, token) {
+    const [name = '', second = '', session = '', track = '', file = ''] = path;
+    const stream = this.streams.get(name);
+    const broadcast = stream?.broadcast;
+    if (!stream || !broadcast?.ready) return problem(response, 404, 'The stream is not live.');
+    if (second === 'index.m3u8' || second === 'manifest.mpd') {
+      const entered = this.#enter(stream, url, token);
+      if ('refused' in entered) return refuse(response, entered.refused);
+      const own = (/** @type {string} */ body) => body.replaceAll('/-/', `/${entered.session}/`);
+      if (second === 'index.m3u8') return text(response, 'application/vnd.apple.mpegurl', own(broadcast.multivariant()));
+      const location = entered.session === '-' ? '' : `<Location>manifest.mpd?session=${entered.session}</Location>\n`;
+      return text(response, 'application/dash+xml', own(broadcast.manifest()).replace('<ServiceDescription', `${location}<ServiceDescription`));
+    }
+    const over = this.#over(stream, session);
+    if (over) return refuse(response, over);
     if (second !== broadcast.id || !broadcast.tracks.has(track)) return problem(response, 404, 'This broadcast is over.');
     if (file === 'init.mp4') return bytes(response, broadcast.track(track).inits.at(-1) ?? Buffer.alloc(0));
     const number = /^(\d+)\.m4s$/.exec(file)?.[1];
@@ -225,6 +303,8 @@ export class MockServer {
     if (msn !== null) {
       const part = Number(url.searchParams.get('_HLS_part') ?? -1);
       if (!(await broadcast.until(() => broadcast.has(track, Number(msn), part)))) return problem(response, 503, 'Nothing new came in time.');
+      const meanwhile = this.#over(stream, session, false);
+      if (meanwhile) return refuse(response, meanwhile);
     }
     return text(response, 'application/vnd.apple.mpegurl', broadcast.playlist(name, track));
   }
@@ -273,10 +353,21 @@ function json(response, body) {
   return text(response, 'application/json', JSON.stringify(body));
 }
 
-/** @param {Response} response @param {number} status @param {string} detail */
-function problem(response, status, detail) {
+/** @param {Response} response @param {number} status @param {string} detail @param {string} [kind] */
+function problem(response, status, detail, kind) {
   response.writeHead(status, { 'content-type': 'application/problem+json', 'cache-control': 'no-store' });
-  return response.end(JSON.stringify({ type: 'about:blank', title: 'Not done', status, detail }));
+  return response.end(JSON.stringify({ type: kind ? `urn:ghost-live:problem:${kind}` : 'about:blank', title: 'Not done', status, detail }));
+}
+
+/** @param {Response} response @param {keyof typeof REFUSALS} kind */
+function refuse(response, kind) {
+  const [status, detail] = REFUSALS[kind];
+  return problem(response, status, detail, kind);
+}
+
+/** @param {import('node:http').IncomingMessage} request */
+function bearer(request) {
+  return /^Bearer (.+)$/.exec(request.headers.authorization ?? '')?.[1];
 }
 
 if (process.argv[1] === import.meta.filename) {

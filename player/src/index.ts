@@ -5,5 +5,6 @@ define();
 
 export { GhostLivePlayer };
 export type { Rendition, TransportKind } from './playback/transport.js';
+export type { Denial } from './stream/denial.js';
 export type { Phase } from './stream/lifecycle.js';
 export type { Stats } from './stream/session.js';

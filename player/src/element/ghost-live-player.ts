@@ -19,6 +19,7 @@ import type { MediaSettingsMenu } from 'media-chrome/menu/media-settings-menu';
 import { protocolOf, mediaSourcePossible, type Protocol } from '../playback/choose.js';
 import type { Rendition } from '../playback/transport.js';
 import { Api, type Stream } from '../stream/api.js';
+import type { Denial } from '../stream/denial.js';
 import type { Phase } from '../stream/lifecycle.js';
 import { Session, type Stats } from '../stream/session.js';
 import { find, h, setText } from './dom.js';
@@ -39,7 +40,7 @@ let sheet: CSSStyleSheet | undefined;
 let template: HTMLTemplateElement | undefined;
 
 export class GhostLivePlayer extends HTMLElement {
-  static readonly observedAttributes = ['stream', 'server', 'protocol', 'quality', 'target-delay'];
+  static readonly observedAttributes = ['stream', 'server', 'protocol', 'quality', 'target-delay', 'token'];
 
   readonly #controller: MediaController;
   readonly #video: HTMLVideoElement;
@@ -62,6 +63,7 @@ export class GhostLivePlayer extends HTMLElement {
   readonly #statistics: MediaChromeMenu;
 
   #session: Session | null = null;
+  #token: string | null = null;
   #listeners: AbortController | null = null;
   #autoMuted = false;
   #blocked = false;
@@ -121,6 +123,16 @@ export class GhostLivePlayer extends HTMLElement {
     this.setAttribute('protocol', protocol);
   }
 
+  /** What lets its viewer watch a stream that needs a token. It is kept in memory, and can only be set. */
+  set token(token: string | null) {
+    const given = token === '' ? null : token;
+    if (given === this.#token) return;
+    this.#token = given;
+    if (!this.#session) return;
+    this.#close();
+    this.#open();
+  }
+
   get video(): HTMLVideoElement {
     return this.#video;
   }
@@ -149,6 +161,11 @@ export class GhostLivePlayer extends HTMLElement {
   /** What the directory last said about the stream, or `null`. */
   get broadcast(): Stream | null {
     return this.#session?.stream ?? null;
+  }
+
+  /** Why its viewer may not watch, while the state is `denied`. */
+  get denial(): Denial | null {
+    return this.#session?.denial ?? null;
   }
 
   get stats(): Omit<Stats, 'state'> & { state: Phase | 'idle' } {
@@ -245,6 +262,13 @@ export class GhostLivePlayer extends HTMLElement {
   }
 
   attributeChangedCallback(name: string, before: string | null, now: string | null): void {
+    if (name === 'token') {
+      // The document is no place for it: whoever looks at the page, or saves it, would have it.
+      if (now === null) return;
+      this.removeAttribute('token');
+      this.token = now;
+      return;
+    }
     if (before === now || !this.#session) return;
     if (name === 'quality') this.#session.setQuality(now ?? 'auto');
     else if (name === 'protocol') this.#session.setProtocol(this.protocol);
@@ -256,7 +280,7 @@ export class GhostLivePlayer extends HTMLElement {
 
   #open(): void {
     if (this.#session || !this.stream || !this.isConnected) return;
-    const api = new Api((this.getAttribute('server') ?? '').replace(/\/+$/, ''));
+    const api = new Api((this.getAttribute('server') ?? '').replace(/\/+$/, ''), this.#token);
     const asked = Number(this.getAttribute('target-delay'));
     this.#session = new Session(
       api,
@@ -362,10 +386,10 @@ export class GhostLivePlayer extends HTMLElement {
     if (state !== this.#lastPhase) {
       if (state === 'playing' && this.#lastPhase === 'connecting') this.#stir();
       this.#lastPhase = state;
-      const words = notice(state === 'idle' ? 'loading' : state, this.#session?.message ?? '');
+      const words = notice(state === 'idle' ? 'loading' : state, this.#session?.message ?? '', this.denial);
       setText(this.#spoken, words ? `${words.title}. ${words.text}` : state === 'playing' ? 'Playing live.' : '');
-      this.dispatchEvent(new CustomEvent('statechange', { detail: { state, message: this.#session?.message ?? '' } }));
-      if (state === 'waiting' || state === 'ended' || state === 'missing' || state === 'failed') this.#still.hidden = true;
+      this.dispatchEvent(new CustomEvent('statechange', { detail: { state, message: this.#session?.message ?? '', denial: this.denial } }));
+      if (['waiting', 'ended', 'missing', 'denied', 'failed'].includes(state)) this.#still.hidden = true;
     }
     this.dispatchEvent(new CustomEvent('streamchange', { detail: this.broadcast }));
     this.#render();
@@ -385,7 +409,7 @@ export class GhostLivePlayer extends HTMLElement {
     const session = this.#session;
     const video = this.#video;
     const state = this.state;
-    const words = state === 'idle' ? null : notice(state, session?.message ?? '');
+    const words = state === 'idle' ? null : notice(state, session?.message ?? '', this.denial);
     const pending = ['loading', 'connecting', 'buffering', 'reconnecting'].includes(state);
     const onAir = ['connecting', 'playing', 'buffering', 'reconnecting'].includes(state);
 

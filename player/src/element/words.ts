@@ -1,4 +1,5 @@
 /** What the player says. One place for every sentence a viewer can meet. */
+import type { Denial } from '../stream/denial.js';
 import type { Phase } from '../stream/lifecycle.js';
 import type { Rendition } from '../playback/transport.js';
 
@@ -10,7 +11,7 @@ export interface Notice {
 }
 
 /** The card in place of the picture, or `null` when the picture speaks for itself. */
-export function notice(phase: Phase, message: string): Notice | null {
+export function notice(phase: Phase, message: string, denial: Denial | null): Notice | null {
   switch (phase) {
     case 'waiting':
       return { title: 'Not live yet', text: 'This page starts playing by itself when the stream begins.' };
@@ -20,6 +21,8 @@ export function notice(phase: Phase, message: string): Notice | null {
       return { title: 'There is no such stream', text: 'Check the address. If the stream is new, it will appear here.', retry: 'Look again' };
     case 'unreachable':
       return { title: 'The server does not answer', text: 'Trying again by itself. Is this device online?', retry: 'Try now' };
+    case 'denied':
+      return denied(denial ?? 'needed');
     case 'failed':
       return { title: 'This cannot be played', text: message || 'Something went wrong.', retry: 'Try again' };
     case 'loading':
@@ -28,6 +31,25 @@ export function notice(phase: Phase, message: string): Notice | null {
     case 'buffering':
     case 'reconnecting':
       return null;
+  }
+}
+
+function denied(denial: Denial): Notice {
+  switch (denial) {
+    case 'needed':
+      return { title: 'You need a link to watch this', text: 'The streamer gives it out. Open that link, whole, as you got it.', retry: 'Try again' };
+    case 'invalid':
+      return { title: 'This link does not work', text: 'It may have been cut off. Open it again, whole, or ask the streamer for a new one.', retry: 'Try again' };
+    case 'expired':
+      return { title: 'This link has expired', text: 'Ask the streamer for a new one.', retry: 'Try again' };
+    case 'revoked':
+      return { title: 'This link is no longer valid', text: 'The streamer has taken it back. Ask for a new one.', retry: 'Try again' };
+    case 'ended':
+      return { title: 'You were asked to leave', text: 'The streamer has ended this playback. Your link is still valid.', retry: 'Watch again' };
+    case 'in-use':
+      return { title: 'This link is in use elsewhere', text: 'It plays on as many devices as it is for. Stop one of them, then try again here.', retry: 'Try again' };
+    case 'elsewhere':
+      return { title: 'This link is not for here', text: 'It is for another stream, or for another network. Ask the streamer for one that is for this.', retry: 'Try again' };
   }
 }
 

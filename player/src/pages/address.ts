@@ -9,3 +9,9 @@ export function streamOf(pathname: string): string | null {
     return null;
   }
 }
+
+/** The token in the fragment of a watch link: `#token=…`. */
+export function tokenOf(hash: string): string | null {
+  const token = new URLSearchParams(hash.replace(/^#/, '')).get('token')?.trim();
+  return token === '' ? null : (token ?? null);
+}

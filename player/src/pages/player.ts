@@ -1,6 +1,7 @@
 /** Puts a player into a page that is made of one, and hands it to tests and to the curious as `window.ghostLive`. */
 import { define, type GhostLivePlayer } from '../element/ghost-live-player.js';
 import { find, h } from '../element/dom.js';
+import { tokenOf } from './address.js';
 
 declare global {
   interface Window {
@@ -19,6 +20,9 @@ export function mount(stream: string, options: { muted?: boolean } = {}): GhostL
     'target-delay': query.get('delay') ?? undefined,
     muted: options.muted === true || query.has('muted'),
   });
+  // A watch link: its fragment is sent nowhere, and stays, so that a reload and a bookmark have it.
+  player.token = tokenOf(location.hash);
+  window.addEventListener('hashchange', () => (player.token = tokenOf(location.hash)));
   find('#screen').replaceWith(player);
   window.ghostLive = { player };
   return player;

@@ -1,6 +1,6 @@
 /** Watch: the player and what there is to know about the stream. */
 import { find, h, setText } from '../element/dom.js';
-import { streamOf } from './address.js';
+import { streamOf, tokenOf } from './address.js';
 import { blank } from './blank.js';
 import { copy } from './clipboard.js';
 import { mount, shareKeys } from './player.js';
@@ -41,6 +41,10 @@ function watch(name: string): void {
   if ('mediaSession' in navigator) navigator.mediaSession.metadata = new MediaMetadata({ title: name, artist: 'Ghost Live' });
 
   const share = find<HTMLButtonElement>('#share');
+  // Who came by a watch link has one for themselves; the bare address is of no use to others.
+  const shareable = () => (share.hidden = tokenOf(location.hash) !== null);
+  window.addEventListener('hashchange', shareable);
+  shareable();
   share.addEventListener('click', () => void shareAddress(share, name));
 }
 

@@ -26,6 +26,10 @@ export class DashTransport implements Transport {
         abr: { limitBitrateByPortal: true },
       },
     });
+    player.addResponseInterceptor((response) => {
+      if (response.status === 401 || response.status === 403) events.refused();
+      return Promise.resolve(response);
+    });
     const names = MediaPlayer.events;
     player.on(names.STREAM_INITIALIZED, this.#list);
     player.on(names.QUALITY_CHANGE_RENDERED, this.#changed);

@@ -119,6 +119,7 @@ export class HlsTransport implements Transport {
   async resume(): Promise<boolean> {
     const playing = this.#hls.levels[Math.max(0, this.#hls.currentLevel)]?.uri;
     const response = await fetch(this.#url, { cache: 'no-store' });
+    if (refuses(response.status)) return false;
     if (!response.ok) throw new Error(`The multivariant playlist answered ${response.status}.`);
     const listed = uris(await response.text(), response.url);
     // The broadcast's id is in every address below the multivariant playlist.
@@ -132,6 +133,12 @@ export class HlsTransport implements Transport {
   }
 
   #failed(data: ErrorData): void {
+    if (refuses(data.response?.code)) {
+      // Else every other rendition is tried before the error is fatal.
+      this.#hls.stopLoad();
+      this.#events.refused();
+      return;
+    }
     if (!data.fatal) return;
     if (data.type === Hls.ErrorTypes.NETWORK_ERROR) {
       // A playlist that cannot be parsed is as good as one that did not come: both are worth another look.
@@ -151,6 +158,10 @@ export class HlsTransport implements Transport {
     }
     this.#events.signal({ kind: 'network' });
   }
+}
+
+function refuses(status: number | undefined): boolean {
+  return status === 401 || status === 403;
 }
 
 function rendition(level: Level): Rendition {

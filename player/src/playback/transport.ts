@@ -30,6 +30,8 @@ export interface Timing {
 
 export interface TransportEvents {
   signal(signal: Signal): void;
+  /** The edge refuses what the engine asks for (401, 403): whoever watches may no longer, most likely. */
+  refused(): void;
   /** The list of renditions, or the one that plays, changed. */
   renditions(): void;
 }

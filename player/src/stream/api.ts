@@ -29,13 +29,50 @@ export interface StudioState {
   /** Null when the edge cannot show it any more: it goes on to admit, and a new one can be shown. */
   key: string | null;
   tracks: Track[];
+  visibility: Visibility;
+}
+
+/** Who may watch: anybody; anybody who knows the address; whoever has a token. */
+export type Visibility = 'public' | 'unlisted' | 'token';
+
+export interface WatchLink {
+  jti: string;
+  name: string;
+  token: string;
+  /** From when on it lets nobody new in, seconds since 1970. */
+  exp: number;
+  /** On how many devices at a time; any number when missing. */
+  max?: number;
+  chat: boolean;
+  created_unix_ms: number;
+}
+
+export interface WantedLink {
+  name: string;
+  /** How long it lets people in, seconds. */
+  for_s: number;
+  max?: number;
+  chat: boolean;
+}
+
+/** Somebody who watches with a token. What began before the edge was restarted has no subject. */
+export interface PlaybackSession {
+  id: string;
+  subject?: string;
+  jti?: string;
+  protocol?: 'hls' | 'dash';
+  address: string;
+  begun_unix_ms: number;
+  seen_unix_ms: number;
 }
 
 /** An answer that was not 2xx, in the server's words. */
 export class ApiError extends Error {
+  /** @param kind the problem's stable name: the end of its `type`; empty for an answer of somebody else */
   constructor(
     readonly status: number,
     message: string,
+    readonly kind = '',
   ) {
     super(message);
     this.name = 'ApiError';
@@ -53,8 +90,23 @@ export class UnreachableError extends Error {
 const TIMEOUT_MS = 10_000;
 
 export class Api {
-  /** @param origin where the edge is, without a trailing slash; empty for the page's own origin */
-  constructor(readonly origin = '') {}
+  readonly #token: string | null;
+
+  /**
+   * @param origin where the edge is, without a trailing slash; empty for the page's own origin
+   * @param token what lets somebody watch. It goes to this edge alone, in a header, and into no address
+   */
+  constructor(
+    readonly origin = '',
+    token: string | null = null,
+  ) {
+    this.#token = token;
+  }
+
+  /** Is there a token? */
+  get hasToken(): boolean {
+    return this.#token !== null;
+  }
 
   async streams(signal?: AbortSignal): Promise<Stream[]> {
     const body = await this.#json<{ streams: Stream[] }>('/api/streams', signal ? { signal } : {});
@@ -62,7 +114,24 @@ export class Api {
   }
 
   stream(name: string, signal?: AbortSignal): Promise<Stream> {
-    return this.#json<Stream>(`/api/streams/${encodeURIComponent(name)}`, signal ? { signal } : {});
+    return this.#json<Stream>(`/api/streams/${encodeURIComponent(name)}`, { headers: this.#bearer(), ...(signal ? { signal } : {}) });
+  }
+
+  /**
+   * Comes in where `hlsUrl` or `dashUrl` leads, or asks whether a playback session may go on.
+   *
+   * @param by the token, a session, or nothing
+   * @returns the playback session: `null` where nobody has one
+   */
+  async enter(name: string, protocol: 'hls' | 'dash', by: 'token' | 'nothing' | { session: string }, signal?: AbortSignal): Promise<string | null> {
+    const session = typeof by === 'object' ? by.session : null;
+    const url = protocol === 'dash' ? this.dashUrl(name, session) : this.hlsUrl(name, session);
+    const response = await this.#fetch(url, { headers: by === 'token' ? this.#bearer() : {}, ...(signal ? { signal } : {}) });
+    try {
+      return sessionOf(await response.text());
+    } catch (cause) {
+      throw new UnreachableError(cause);
+    }
   }
 
   /** The server's clock, milliseconds since 1970. */
@@ -78,26 +147,64 @@ export class Api {
     });
   }
 
+  /** Tells the edge that the page is left, in a way that outlives the page. */
+  leave(name: string, viewer: string, session: string | null): void {
+    const body = JSON.stringify({ viewer, left: true, ...(session === null ? {} : { session }) });
+    // As text, which needs no question to another origin beforehand, for which no time is left.
+    navigator.sendBeacon(this.#url(`/api/streams/${encodeURIComponent(name)}/beacon`), body);
+  }
+
   studio(name: string, secret: string, signal?: AbortSignal): Promise<StudioState> {
-    return this.#json<StudioState>(`/api/studio/${encodeURIComponent(name)}`, {
-      headers: { authorization: `Bearer ${secret}` },
-      ...(signal ? { signal } : {}),
-    });
+    return this.#json<StudioState>(`/api/studio/${encodeURIComponent(name)}`, { ...owner(secret), ...(signal ? { signal } : {}) });
   }
 
   rotateKey(name: string, secret: string): Promise<StudioState> {
-    return this.#json<StudioState>(`/api/studio/${encodeURIComponent(name)}/rotate-key`, {
-      method: 'POST',
-      headers: { authorization: `Bearer ${secret}` },
+    return this.#json<StudioState>(`/api/studio/${encodeURIComponent(name)}/rotate-key`, owner(secret, 'POST'));
+  }
+
+  /** Makes a new studio link: every page that the old one opened is out. What the new one carries. */
+  async logOut(name: string, secret: string): Promise<string> {
+    return (await this.#json<{ secret: string }>(`/api/studio/${encodeURIComponent(name)}/log-out`, owner(secret, 'POST'))).secret;
+  }
+
+  /** The watch links of a stream, newest first. */
+  async links(name: string, secret: string): Promise<WatchLink[]> {
+    return (await this.#json<{ links: WatchLink[] }>(`/api/streams/${encodeURIComponent(name)}/links`, owner(secret))).links;
+  }
+
+  addLink(name: string, secret: string, wanted: WantedLink): Promise<WatchLink> {
+    const init = owner(secret, 'POST');
+    return this.#json<WatchLink>(`/api/streams/${encodeURIComponent(name)}/links`, {
+      ...init,
+      headers: { ...init.headers, 'content-type': 'application/json' },
+      body: JSON.stringify(wanted),
     });
   }
 
-  hlsUrl(name: string): string {
-    return this.#url(`/live/${encodeURIComponent(name)}/index.m3u8`);
+  /** Takes a watch link back, and ends whatever plays by it. */
+  async deleteLink(name: string, secret: string, jti: string): Promise<void> {
+    await this.#fetch(`/api/streams/${encodeURIComponent(name)}/links/${encodeURIComponent(jti)}`, owner(secret, 'DELETE'));
   }
 
-  dashUrl(name: string): string {
-    return this.#url(`/live/${encodeURIComponent(name)}/manifest.mpd`);
+  /** Who watches with a token, newest first. */
+  async sessions(name: string, secret: string): Promise<PlaybackSession[]> {
+    return (await this.#json<{ sessions: PlaybackSession[] }>(`/api/streams/${encodeURIComponent(name)}/sessions`, owner(secret))).sessions;
+  }
+
+  async endSession(name: string, secret: string, id: string): Promise<void> {
+    await this.#fetch(`/api/streams/${encodeURIComponent(name)}/sessions/${encodeURIComponent(id)}`, owner(secret, 'DELETE'));
+  }
+
+  hlsUrl(name: string, session: string | null = null): string {
+    return this.#url(`/live/${encodeURIComponent(name)}/index.m3u8${inQuery(session)}`);
+  }
+
+  dashUrl(name: string, session: string | null = null): string {
+    return this.#url(`/live/${encodeURIComponent(name)}/manifest.mpd${inQuery(session)}`);
+  }
+
+  #bearer(): Record<string, string> {
+    return this.#token === null ? {} : { authorization: `Bearer ${this.#token}` };
   }
 
   #url(path: string): string {
@@ -131,18 +238,38 @@ export class Api {
       timeout.removeEventListener('abort', abort);
       given?.removeEventListener('abort', abort);
     }
-    if (!response.ok) throw new ApiError(response.status, await problem(response));
+    if (!response.ok) throw await problem(response);
     return response;
   }
 }
 
+/** What the owner of a stream asks with: what their studio link carries. */
+function owner(secret: string, method = 'GET'): { method: string; headers: Record<string, string> } {
+  return { method, headers: { authorization: `Bearer ${secret}` } };
+}
+
+function inQuery(session: string | null): string {
+  return session === null ? '' : `?session=${encodeURIComponent(session)}`;
+}
+
+/** The playback session that a multivariant playlist or an MPD names; `null` where anybody may watch. */
+export function sessionOf(text: string): string | null {
+  // `{broadcast}/{session}/{track}/…`, and where the MPD is fetched again.
+  const found = /<Location>[^<]*[?&](?:amp;)?session=([^<&]+)/.exec(text)?.[1] ?? /^[^/#\s]+\/([^/\s]+)\/[^/\s]+\/index\.m3u8/m.exec(text)?.[1];
+  return found === undefined || found === '-' ? null : found;
+}
+
+const PROBLEM = 'urn:ghost-live:problem:';
+
 /** The sentence for a person in a problem document, or one of our own. */
-async function problem(response: Response): Promise<string> {
+async function problem(response: Response): Promise<ApiError> {
   try {
-    const body = (await response.json()) as { detail?: unknown; title?: unknown };
-    for (const text of [body.detail, body.title]) if (typeof text === 'string' && text) return text;
+    const { detail, title, type } = (await response.json()) as { detail?: unknown; title?: unknown; type?: unknown };
+    const kind = typeof type === 'string' && type.startsWith(PROBLEM) ? type.slice(PROBLEM.length) : '';
+    const words = [detail, title].find((text) => typeof text === 'string' && text !== '');
+    if (typeof words === 'string') return new ApiError(response.status, words, kind);
   } catch {
     // Not a problem document: a proxy's page, most likely.
   }
-  return `The server answered with status ${response.status}.`;
+  return new ApiError(response.status, `The server answered with status ${response.status}.`);
 }

@@ -1,4 +1,4 @@
-/** Tells the edge that somebody watches a public stream: a random id a tab, nothing else. */
+/** Tells the edge that somebody watches a public stream, and that anybody is gone: a random id a tab, nothing else. */
 import type { Api } from './api.js';
 
 export const BEACON_MS = 15_000;
@@ -29,4 +29,9 @@ function randomId(): string {
 /** Counting viewers must never disturb them: a beacon that fails is dropped. */
 export function sendBeacon(api: Api, stream: string): void {
   void api.beacon(stream, viewerId()).catch(() => undefined);
+}
+
+/** The page is being left, or plays something else. @param session the playback session that ends with it, where there is one */
+export function sendLeft(api: Api, stream: string, session: string | null): void {
+  api.leave(stream, viewerId(), session);
 }

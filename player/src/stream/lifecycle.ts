@@ -5,6 +5,7 @@
  * with what to do. `session.ts` does it.
  */
 import { backoffMs } from './backoff.js';
+import type { Denial } from './denial.js';
 
 export type Phase =
   /** Nothing known yet. */
@@ -23,6 +24,8 @@ export type Phase =
   | 'missing'
   /** The server never answered. */
   | 'unreachable'
+  /** This viewer may not watch: {@link Lifecycle.denial} says why. Nothing is asked until somebody does something about it. */
+  | 'denied'
   /** This device cannot play it, or the server refuses. */
   | 'failed';
 
@@ -31,6 +34,7 @@ export type Report =
   | { kind: 'live'; since: string | null }
   | { kind: 'off'; since: string | null }
   | { kind: 'missing' }
+  | { kind: 'denied'; denial: Denial }
   | { kind: 'refused'; message: string }
   | { kind: 'unreachable' };
 
@@ -41,6 +45,8 @@ export type Signal =
   | { kind: 'ended' }
   /** Playlists or media cannot be fetched. */
   | { kind: 'network' }
+  /** Whoever watches may not, or may no longer. */
+  | { kind: 'denied'; denial: Denial }
   /** The media cannot be played; `message` is for the viewer. */
   | { kind: 'media'; message: string };
 
@@ -67,6 +73,7 @@ const CUT_S = 45;
 export class Lifecycle {
   #phase: Phase = 'loading';
   #message = '';
+  #denial: Denial | null = null;
   #attempt = 0;
   #since: string | null = null;
   #sinceS = 0;
@@ -85,6 +92,11 @@ export class Lifecycle {
     return this.#message;
   }
 
+  /** Why this viewer may not watch, while they may not. */
+  get denial(): Denial | null {
+    return this.#phase === 'denied' ? this.#denial : null;
+  }
+
   /** Playback is dry because nothing comes from the encoder, rather than from the network. */
   get encoderAway(): boolean {
     return this.#phase === 'buffering' && this.#edgeStale;
@@ -99,7 +111,7 @@ export class Lifecycle {
     const active = this.#active();
     switch (report.kind) {
       case 'live': {
-        if (this.#phase === 'failed') return 'none';
+        if (this.#phase === 'failed' || this.#phase === 'denied') return 'none';
         if (active && !this.#broken) {
           // The same name, another broadcast: the encoder came back after the grace period.
           if (report.since !== null && this.#since !== null && report.since !== this.#since) return this.#load(report.since, nowS);
@@ -117,7 +129,7 @@ export class Lifecycle {
       case 'off':
         if (this.#phase === 'playing' || this.#phase === 'connecting') return 'none';
         if (this.#phase === 'buffering' && !this.#broken && nowS - this.#sinceS < DRY_S) return 'none';
-        if (this.#phase === 'ended' || this.#phase === 'failed') return 'none';
+        if (this.#phase === 'ended' || this.#phase === 'failed' || this.#phase === 'denied') return 'none';
         this.#enter(active ? 'ended' : 'waiting', nowS);
         this.#ended = active ? { since: this.#since } : this.#ended;
         return active ? 'unload' : 'none';
@@ -125,13 +137,22 @@ export class Lifecycle {
         if (this.#phase === 'playing') return 'none';
         this.#enter('missing', nowS);
         return active ? 'unload' : 'none';
+      case 'denied':
+        if (this.#phase === 'failed' || this.#phase === 'denied') return 'none';
+        // Whoever is in may go on with a token that begins nothing new: whether they do, the engine hears from the edge.
+        if (active && report.denial !== 'revoked') {
+          if (!this.#broken) return 'none';
+          this.#attempt++;
+          return 'resume';
+        }
+        return this.#deny(report.denial, nowS);
       case 'refused':
         if (this.#phase === 'playing') return 'none';
         this.#enter('failed', nowS, report.message);
         return active ? 'unload' : 'none';
       case 'unreachable':
         if (this.#broken || this.#phase === 'unreachable') this.#attempt++;
-        else if (!active && this.#phase !== 'ended') this.#enter('unreachable', nowS);
+        else if (!active && this.#phase !== 'ended' && this.#phase !== 'denied') this.#enter('unreachable', nowS);
         return 'none';
     }
   }
@@ -157,6 +178,8 @@ export class Lifecycle {
         // What is buffered plays on; only a dry picture shows that something is wrong.
         if (this.#phase !== 'playing') this.#enter('reconnecting', nowS);
         return 'none';
+      case 'denied':
+        return this.#deny(signal.denial, nowS);
       case 'media':
         this.#enter('failed', nowS, signal.message);
         return 'unload';
@@ -198,7 +221,7 @@ export class Lifecycle {
     return this.#load(this.#since, nowS);
   }
 
-  /** How long to wait before asking the directory again, milliseconds. `random` is in [0, 1). */
+  /** How long to wait before asking the directory again, milliseconds; infinite where it is not asked. `random` is in [0, 1). */
   pollMs(nowS: number, random: number): number {
     const forS = nowS - this.#sinceS;
     if (this.#broken) return backoffMs(this.#attempt, 500, 3000, random);
@@ -217,6 +240,8 @@ export class Lifecycle {
       case 'ended':
         // Soon at first, for those who come on time; then a phone left on a table should rest.
         return backoffMs(0, forS < 120 ? 2500 : forS < 1800 ? 6000 : 15_000, 15_000, random);
+      case 'denied':
+        return Infinity;
       case 'missing':
       case 'failed':
         return backoffMs(0, 20_000, 20_000, random);
@@ -234,6 +259,13 @@ export class Lifecycle {
     this.#loads++;
     this.#enter('connecting', nowS);
     return 'load';
+  }
+
+  #deny(denial: Denial, nowS: number): Action {
+    const active = this.#active();
+    this.#denial = denial;
+    this.#enter('denied', nowS);
+    return active ? 'unload' : 'none';
   }
 
   #enter(phase: Phase, nowS: number, message = ''): void {

@@ -7,7 +7,8 @@ import { ServerClock } from '../playback/clock.js';
 import { DelayController } from '../playback/delay.js';
 import type { Rendition, Timing, Transport, TransportKind } from '../playback/transport.js';
 import { ApiError, type Api, type Stream } from './api.js';
-import { BEACON_MS, sendBeacon } from './beacon.js';
+import { BEACON_MS, sendBeacon, sendLeft } from './beacon.js';
+import { denialOf, type Denial } from './denial.js';
 import { Lifecycle, type Action, type Phase, type Report, type Signal } from './lifecycle.js';
 
 export interface SessionEvents {
@@ -72,6 +73,11 @@ export class Session {
   #protocol: Protocol;
   #delay: DelayController;
   #transport: Transport | null = null;
+  /** The playback session, where one is needed: it goes on from engine to engine, and after an outage. */
+  #playback: string | null = null;
+  /** One after the other: two at once would take the room of two devices. */
+  #entering: Promise<Signal | null> = Promise.resolve(null);
+  #examining = false;
   #opening = 0;
   #wish: string;
   #stream: Stream | null = null;
@@ -124,7 +130,10 @@ export class Session {
       if (video.error && video.getAttribute('src')?.startsWith('blob:')) this.#lostDecoder();
     });
     document.addEventListener('visibilitychange', () => document.hidden || this.#delay.resync(), { signal });
-    window.addEventListener('online', () => this.#pollSoon(0), { signal });
+    window.addEventListener('online', () => this.phase === 'denied' || this.#pollSoon(0), { signal });
+    window.addEventListener('pagehide', () => this.#leave(), { signal });
+    // The browser kept the page, as it was, and shows it again: its playback session is over.
+    window.addEventListener('pageshow', (event) => event.persisted && this.#api.hasToken && this.retry(), { signal });
 
     const tick = setInterval(() => this.#tick(), TICK_MS);
     const beacon = setInterval(() => this.#beacon(), BEACON_MS);
@@ -144,6 +153,11 @@ export class Session {
 
   get message(): string {
     return this.#lifecycle.message;
+  }
+
+  /** Why this viewer may not watch, while they may not. */
+  get denial(): Denial | null {
+    return this.#lifecycle.denial;
   }
 
   get encoderAway(): boolean {
@@ -264,7 +278,17 @@ export class Session {
 
   close(): void {
     this.#closed.abort();
+    this.#leave();
     this.#unload();
+  }
+
+  /** Makes room for another device, or for this one after a reload. */
+  #leave(): void {
+    const watched = this.#transport !== null || this.#playback !== null;
+    // What is still asked for would begin it anew.
+    if (this.#playback !== null) this.#unload();
+    if (watched) sendLeft(this.#api, this.#name, this.#playback);
+    this.#playback = null;
   }
 
   // --- the directory
@@ -283,7 +307,7 @@ export class Session {
 
   #pollSoon(ms: number): void {
     clearTimeout(this.#pollTimer);
-    this.#pollTimer = setTimeout(() => void this.#poll(), ms);
+    if (Number.isFinite(ms)) this.#pollTimer = setTimeout(() => void this.#poll(), ms);
   }
 
   async #ask(): Promise<Report> {
@@ -292,6 +316,8 @@ export class Session {
       return { kind: this.#stream.live ? 'live' : 'off', since: this.#stream.since };
     } catch (error) {
       if (error instanceof ApiError && error.status === 404) return { kind: 'missing' };
+      const denial = denialOf(error);
+      if (denial) return { kind: 'denied', denial };
       if (error instanceof ApiError && error.status < 500 && error.status !== 429) return { kind: 'refused', message: error.message };
       return { kind: 'unreachable' };
     }
@@ -312,7 +338,67 @@ export class Session {
   }
 
   #beacon(): void {
-    if (this.phase === 'playing' && !this.#video.paused) sendBeacon(this.#api, this.#name);
+    // A playback session is counted by what it asks for.
+    if (this.phase === 'playing' && !this.#video.paused && this.#playback === null) sendBeacon(this.#api, this.#name);
+  }
+
+  // --- the playback session
+
+  /** Comes in with the token: goes on with the playback session there is, or begins one. `null`, or why nothing can be played. */
+  async #admitted(): Promise<Signal | null> {
+    const protocol = this.#protocol === 'dash' ? 'dash' : 'hls';
+    // Not given up with the page: what has begun has to be known, to be ended.
+    const enter = (by: 'token' | 'nothing') => this.#api.enter(this.#name, protocol, by);
+    if (this.#closed.signal.aborted) return null;
+    try {
+      if (this.#playback !== null) {
+        const failed = await this.#goesOn(this.#playback);
+        // It has run its time, or the keys that sign sessions have changed: the token may begin another.
+        if (failed?.kind !== 'denied' || (failed.denial !== 'expired' && failed.denial !== 'invalid')) return failed;
+        this.#playback = null;
+      }
+      this.#playback = await enter('token');
+      return null;
+    } catch (error) {
+      const denial = denialOf(error);
+      if (!denial) return { kind: 'network' };
+      if (denial === 'in-use') return { kind: 'denied', denial };
+      // Where anybody may watch, a token that is no good any more is none that is needed.
+      return enter('nothing').then(
+        () => null,
+        () => ({ kind: 'denied', denial }),
+      );
+    }
+  }
+
+  /** Asks whether a playback session (or, without one, anybody) may go on. `null`, or what is wrong. */
+  async #goesOn(session: string | null): Promise<Signal | null> {
+    const { signal } = this.#closed;
+    try {
+      await this.#api.enter(this.#name, this.#protocol === 'dash' ? 'dash' : 'hls', session === null ? 'nothing' : { session }, signal);
+      return null;
+    } catch (error) {
+      const denial = denialOf(error);
+      if (!denial) return { kind: 'network' };
+      if (denial !== 'revoked' || session === null) return { kind: 'denied', denial };
+      // Was it the session alone, or the token with it?
+      const refusal = await this.#api.stream(this.#name, signal).then(() => null, denialOf);
+      if (refusal === null) this.#playback = null;
+      return { kind: 'denied', denial: refusal ?? 'ended' };
+    }
+  }
+
+  /** The edge refuses something of what the engine asks for. */
+  async #examine(): Promise<void> {
+    if (this.#examining) return;
+    this.#examining = true;
+    const opening = this.#opening;
+    const failed = await this.#goesOn(this.#playback);
+    this.#examining = false;
+    if (opening !== this.#opening || this.#closed.signal.aborted) return;
+    const again = failed?.kind === 'denied' && this.#playback !== null && (failed.denial === 'expired' || failed.denial === 'invalid');
+    // A session that has run its time may be followed by another.
+    this.#signal(failed === null || again ? { kind: 'network' } : failed);
   }
 
   // --- the transport
@@ -327,11 +413,31 @@ export class Session {
     if (this.#transport) this.#events.replacing();
     this.#unload();
     const opening = this.#opening;
-    const urls = { hls: this.#api.hlsUrl(this.#name), dash: this.#api.dashUrl(this.#name) };
-    let ready = false;
     const mine = () => opening === this.#opening;
+    if (this.#api.hasToken) {
+      const failed = await (this.#entering = this.#entering.then(() => this.#admitted()));
+      if (this.#closed.signal.aborted) {
+        this.#leave();
+        return;
+      }
+      if (!mine()) return;
+      if (failed) {
+        this.#signal(failed);
+        return;
+      }
+    }
+    const urls = { hls: this.#api.hlsUrl(this.#name, this.#playback), dash: this.#api.dashUrl(this.#name, this.#playback) };
+    let ready = false;
     const events = {
-      signal: (signal: Signal) => mine() && this.#signal(signal),
+      // The browser's own HLS gives no status.
+      signal: (signal: Signal) => {
+        if (!mine()) return;
+        if (signal.kind === 'network' && this.#transport?.kind === 'hls-native') void this.#examine();
+        else this.#signal(signal);
+      },
+      refused: () => {
+        if (mine()) void this.#examine();
+      },
       renditions: () => {
         if (!mine()) return;
         if (!ready && this.renditions.length) {
@@ -363,7 +469,7 @@ export class Session {
     if (opening !== this.#opening) return;
     this.#loadedS = nowS();
     await this.play();
-    if (opening === this.#opening) sendBeacon(this.#api, this.#name);
+    if (opening === this.#opening && this.#playback === null) sendBeacon(this.#api, this.#name);
   }
 
   #unload(): void {

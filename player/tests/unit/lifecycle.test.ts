@@ -158,4 +158,44 @@ describe('the life of a viewer’s page', () => {
     for (let attempt = 0; attempt < 50; attempt++) life.report({ kind: 'unreachable' }, 21 + attempt);
     expect(life.pollMs(80, 0.99)).toBeLessThanOrEqual(5000);
   });
+
+  describe('with a token', () => {
+    const denied = (denial: 'expired' | 'revoked' | 'needed') => ({ kind: 'denied', denial }) as const;
+
+    it('says why it is not let in, and asks nothing until somebody does something about it', () => {
+      expect(life.report(denied('needed'), 0)).toBe('none');
+      expect(life.phase).toBe('denied');
+      expect(life.denial).toBe('needed');
+      expect(life.pollMs(1, 0.5)).toBe(Infinity);
+      for (const report of [live(), off, { kind: 'unreachable' }] as const) expect(life.report(report, 1)).toBe('none');
+      expect(life.tick(100, 10)).toBe('none');
+      expect(life.phase).toBe('denied');
+      expect(life.retry(200)).toBe('unload');
+      expect(life.denial).toBeNull();
+      expect(life.report(live(), 201)).toBe('load');
+    });
+
+    it('goes on with a token that has run out, through an outage as well', () => {
+      expect(playing().report(denied('expired'), 10)).toBe('none');
+      life.signal({ kind: 'starved' }, 11);
+      expect(life.report(denied('expired'), 12)).toBe('none');
+      life.signal({ kind: 'network' }, 13);
+      expect(life.report(denied('expired'), 14)).toBe('resume');
+      expect(life.denial).toBeNull();
+    });
+
+    it('stops at once when the token was taken back, whoever says so', () => {
+      expect(playing().report(denied('revoked'), 10)).toBe('unload');
+      expect(life.denial).toBe('revoked');
+      life = new Lifecycle();
+      expect(playing().signal(denied('revoked'), 10)).toBe('unload');
+      expect(life.phase).toBe('denied');
+    });
+
+    it('is not let in any more after an end', () => {
+      playing().signal({ kind: 'ended' }, 20);
+      expect(life.report(denied('expired'), 22)).toBe('none');
+      expect(life.denial).toBe('expired');
+    });
+  });
 });

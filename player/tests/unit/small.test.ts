@@ -1,11 +1,13 @@
 import { describe, expect, it } from 'vitest';
 import { keyOf } from '../../src/element/keys.js';
-import { bitrateLabel, delayLabel, renditionLabel } from '../../src/element/words.js';
-import { streamOf } from '../../src/pages/address.js';
+import { bitrateLabel, delayLabel, notice, renditionLabel } from '../../src/element/words.js';
+import { streamOf, tokenOf } from '../../src/pages/address.js';
 import { bestQuality, elapsed } from '../../src/pages/words.js';
 import { ServerClock } from '../../src/playback/clock.js';
 import { uris } from '../../src/playback/multivariant.js';
+import { ApiError, sessionOf } from '../../src/stream/api.js';
 import { backoffMs } from '../../src/stream/backoff.js';
+import { denialOf } from '../../src/stream/denial.js';
 
 describe('the server clock', () => {
   it('is unknown before a sample', () => expect(new ServerClock().at(0)).toBeNull());
@@ -99,5 +101,38 @@ describe('the multivariant playlist', () => {
       'http://edge.test/live/demo/abc/-/v-source/index.m3u8',
       'http://edge.test/live/demo/abc/-/v-360p30/index.m3u8',
     ]);
+  });
+});
+
+describe('a watch link', () => {
+  it('has its token in the fragment', () => {
+    expect(tokenOf('#token=a.b-_c.d')).toBe('a.b-_c.d');
+    expect(tokenOf('#other=1&token=a.b.c')).toBe('a.b.c');
+    for (const hash of ['', '#', '#token=', '#token=%20', '#a.b.c']) expect(tokenOf(hash)).toBeNull();
+  });
+
+  it('gives a session that the playlists name', () => {
+    const hls = (session: string) => `#EXTM3U\n#EXT-X-MEDIA:TYPE=AUDIO,URI="abc/${session}/a-aac-128k/index.m3u8"\n#EXT-X-STREAM-INF:BANDWIDTH=1\nabc/${session}/v-source/index.m3u8\n`;
+    expect(sessionOf(hls('AZ_9-'))).toBe('AZ_9-');
+    expect(sessionOf(hls('-'))).toBeNull();
+    expect(sessionOf('<MPD>\n<Location>manifest.mpd?session=AZ_9-</Location>\n<SegmentTemplate media="abc/AZ_9-/v-source/$Number$.m4s"/>')).toBe('AZ_9-');
+    expect(sessionOf('<MPD><SegmentTemplate media="abc/-/v-source/$Number$.m4s"/></MPD>')).toBeNull();
+    expect(sessionOf('')).toBeNull();
+  });
+
+  it('is refused by names that stay, and each has its words', () => {
+    const denial = (kind: string) => denialOf(new ApiError(401, 'some sentence', kind));
+    expect(denial('token-needed')).toBe('needed');
+    expect(denial('expired')).toBe('expired');
+    expect(denial('revoked')).toBe('revoked');
+    expect(denial('in-use')).toBe('in-use');
+    expect(denial('forbidden')).toBe('elsewhere');
+    expect(denial('token')).toBe('invalid');
+    expect(denial('not-live')).toBeNull();
+    expect(denial('toString')).toBeNull();
+    expect(denialOf(new Error('no answer'))).toBeNull();
+    const all = ['needed', 'invalid', 'expired', 'revoked', 'ended', 'in-use', 'elsewhere'] as const;
+    const titles = all.map((why) => notice('denied', '', why)?.title);
+    expect(new Set(titles).size).toBe(all.length);
   });
 });

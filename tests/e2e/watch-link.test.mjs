@@ -1,0 +1,110 @@
+// A stream that needs a token: its owner makes a watch link in the studio, a browser plays by it, and stops when it is taken back.
+import assert from 'node:assert/strict';
+import { mkdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+
+import { launch, open } from './support/browser.mjs';
+import { publishClock } from './support/clock.mjs';
+import { SHORT_LADDER, startServer, until } from './support/server.mjs';
+import { viewer } from './support/viewer.mjs';
+
+const shots = process.env.GHOST_LIVE_SHOTS ?? join(tmpdir(), 'ghost-live-shots');
+const watcher = (page) => viewer((expression) => page.evaluate(expression));
+
+describe('a watch link', () => {
+  let server;
+  let encoder;
+  let browser;
+  let studio;
+
+  before(async () => {
+    await mkdir(shots, { recursive: true });
+    server = await startServer({ config: `${SHORT_LADDER}[streams.main]\nvisibility = "token"\n` });
+    encoder = publishClock(await server.rtmps(), { fps: 15 });
+    browser = await launch();
+    // The owner has the address that the panel shows.
+    studio = await until('the panel shows the studio link', () => /\/studio\/main#([a-z2-7]+)/.exec(server.output())?.[1]);
+  });
+
+  after(async () => {
+    await encoder?.kill();
+    await browser?.close();
+    await server?.stop();
+  });
+
+  const api = async (path, { secret = studio, ...init } = {}) => fetch(server.url + path, { ...init, headers: { authorization: `Bearer ${secret}`, 'content-type': 'application/json' } });
+  const sessions = async () => (await (await api('/api/streams/main/sessions')).json()).sessions;
+  const state = (page, wanted, seconds = 30) => until(`the page is ${wanted}`, async () => (await watcher(page).stats()).state === wanted, seconds)
+    .catch(async (error) => { throw new Error(`${error.message}: ${JSON.stringify(await watcher(page).stats())} ${await watcher(page).words()}`); });
+  const makeLink = async (body) => {
+    const response = await api('/api/streams/main/links', { method: 'POST', body: JSON.stringify(body) });
+    assert.equal(response.status, 201);
+    return response.json();
+  };
+
+  for (const [protocol, query] of [['ll-hls', ''], ['dash', '?protocol=dash']]) {
+    test(`plays over ${protocol} on one device, through a reload, and stops when it is revoked`, async () => {
+      const link = await makeLink({ name: `Anna, ${protocol}`, for_s: 3600, max: 1 });
+      const address = `${server.url}/watch/main${query}#token=${link.token}`;
+      await until('the stream is live', async () => (await (await api('/api/streams/main')).json()).live, 40);
+      const page = await open(browser, address);
+      const watching = watcher(page);
+      await watching.playing();
+      await watching.advances();
+      assert.equal((await watching.stats()).transport, protocol);
+
+      const other = await open(browser, address);
+      await state(other, 'denied');
+      assert.match(await watcher(other).words(), /in use elsewhere/);
+      await other.screenshot({ path: join(shots, `in-use-${protocol}.png`) });
+
+      const ours = (await sessions()).filter(({ jti }) => jti === link.jti);
+      assert.equal(ours.length, 1);
+      assert.deepEqual([ours[0].subject, ours[0].protocol], [`Anna, ${protocol}`, protocol === 'dash' ? 'dash' : 'hls']);
+
+      // The page that is left says so: neither itself after a reload nor another device waits for its room.
+      await page.reload();
+      await watching.playing();
+      await page.goto('about:blank');
+      await other.getByRole('button', { name: 'Try again' }).click();
+      await watcher(other).playing();
+
+      const deleted = await api(`/api/streams/main/links/${link.jti}`, { method: 'DELETE' });
+      assert.equal(deleted.status, 204);
+      await state(other, 'denied', 8);
+      assert.match(await watcher(other).words(), /no longer valid/);
+      assert.equal(await watcher(other).video('readyState'), 0, 'the picture is gone');
+      await other.screenshot({ path: join(shots, `revoked-${protocol}.png`) });
+      assert.ok(!server.output().includes(link.token.split('.')[1]), 'a token is in the log');
+      await page.context().close();
+      await other.context().close();
+    });
+  }
+
+  test('is needed, and says what is wrong with it', async () => {
+    const link = await makeLink({ name: 'soon over', for_s: 0 });
+    for (const [hash, words] of [['', /You need a link/], ['#token=a.b.c', /does not work/], [`#token=${link.token}`, /has expired/]]) {
+      const page = await open(browser, `${server.url}/watch/main${hash}`);
+      await state(page, 'denied');
+      assert.match(await watcher(page).words(), words);
+      await page.context().close();
+    }
+  });
+
+  test('goes on with its session when the broadcast is taken up again', async () => {
+    const link = await makeLink({ name: 'patient', for_s: 3600, max: 1 });
+    await until('the stream is live', async () => (await (await api('/api/streams/main')).json()).live, 40);
+    const page = await open(browser, `${server.url}/watch/main#token=${link.token}`);
+    await watcher(page).playing();
+    const before = (await sessions()).find(({ jti }) => jti === link.jti);
+    await encoder.stop();
+    await state(page, 'ended', 60);
+    encoder = publishClock(await server.rtmps(), { fps: 15 });
+    await watcher(page).playing(60);
+    const after = (await sessions()).filter(({ jti }) => jti === link.jti);
+    assert.deepEqual(after.map(({ id }) => id), [before.id]);
+    await page.context().close();
+  });
+});
