@@ -5,14 +5,19 @@
 import { define } from '../element/ghost-live-player.js';
 import { find, h, setText } from '../element/dom.js';
 import { bitrateLabel } from '../element/words.js';
-import { Api, ApiError, type StudioState, type Track } from '../stream/api.js';
+import { Api, ApiError, type StudioState, type Track, type Visibility } from '../stream/api.js';
 import { backoffMs } from '../stream/backoff.js';
 import { streamOf } from './address.js';
 import { blank } from './blank.js';
-import { copy } from './clipboard.js';
+import { ask } from './studio/dialog.js';
+import { field, secretField } from './studio/fields.js';
+import { LinksPanel } from './studio/links.js';
+import { SessionsPanel } from './studio/sessions.js';
 import { elapsed } from './words.js';
 
 const POLL_MS = 3000;
+/** Another studio page may have made or revoked a link. */
+const LINKS_MS = 30_000;
 const main = find('#studio');
 const api = new Api();
 
@@ -21,9 +26,24 @@ const secret = name ? takeSecret(name) : null;
 if (name && secret) open(name, secret);
 else closed();
 
+/** Where the secret is while the tab is open. */
+function slot(stream: string): string {
+  return `ghost-live.studio.${stream}`;
+}
+
+/** Keeps the secret for a reload of this tab, and no longer. */
+function keepSecret(stream: string, secret: string | null): void {
+  try {
+    if (secret === null) sessionStorage.removeItem(slot(stream));
+    else sessionStorage.setItem(slot(stream), secret);
+  } catch {
+    // Storage denied: a reload needs the link again.
+  }
+}
+
 /** The secret from the fragment, or the one this tab was opened with. */
 function takeSecret(stream: string): string | null {
-  const key = `ghost-live.studio.${stream}`;
+  const key = slot(stream);
   const given = decodeURIComponent(location.hash.slice(1));
   if (given) history.replaceState(null, '', location.pathname + location.search);
   try {
@@ -40,7 +60,15 @@ function closed(): void {
   );
 }
 
-function open(name: string, secret: string): void {
+function loggedOut(name: string): void {
+  keepSecret(name, null);
+  main.replaceChildren(
+    blank('You are logged out', 'This studio has a new link. Open that one: ghost-live shows it when it starts, and so does the page that logged out.', h('a', { class: 'button', href: '/' }, 'What is live')),
+  );
+}
+
+function open(name: string, given: string): void {
+  let secret = given;
   document.title = `${name} studio · Ghost Live`;
   define();
 
@@ -51,7 +79,13 @@ function open(name: string, secret: string): void {
   const viewers = h('dd');
   const delay = h('dd');
   const servers = h('div', { class: 'fields' });
-  const key = secretField();
+  const key = secretField('key', 'stream key');
+  const keyHidden = h('p', { role: 'status', hidden: true }, 'The server can no longer show this key: the secret that it was sealed with has changed. The key still works; “New key…” makes one that can be shown.');
+  const studioLink = secretField('studio-link', 'studio link');
+  const showStudioLink = () => studioLink.set(`${location.origin}/studio/${name}#${secret}`);
+  showStudioLink();
+  // The owner watches as nobody else does, and is shown to nobody.
+  player.token = secret;
   const tracks = h('tbody');
   const trackPanel = h(
     'section',
@@ -62,11 +96,54 @@ function open(name: string, secret: string): void {
   const trouble = h('p', { class: 'dim small', role: 'status', hidden: true }, 'The server does not answer. Trying again…');
   const watchAddress = `${location.origin}/watch/${name}`;
 
-  const dialog = rotateDialog(async () => {
-    show(await api.rotateKey(name, secret));
-  });
   const rotate = h('button', { class: 'button', type: 'button' }, 'New key…');
-  rotate.addEventListener('click', () => dialog.showModal());
+  rotate.addEventListener('click', () =>
+    ask({
+      title: 'Make a new stream key?',
+      body: [h('p', {}, 'The old key stops working at once. Put the new one into your encoder before you go live again.')],
+      cancel: 'Keep it',
+      confirm: 'Make a new key',
+      run: async () => show(await api.rotateKey(name, secret)),
+    }),
+  );
+
+  const visible = h('p', { class: 'visibility' });
+  const links = new LinksPanel(
+    {
+      list: () => api.links(name, secret),
+      add: (wanted) => api.addLink(name, secret, wanted),
+      revoke: async ({ jti }) => {
+        await api.deleteLink(name, secret, jti);
+        void refreshSessions();
+      },
+    },
+    watchAddress,
+    visible,
+  );
+  const sessions = new SessionsPanel(({ id }) => api.endSession(name, secret, id));
+  async function refreshSessions(): Promise<void> {
+    const all = await api.sessions(name, secret);
+    // The preview in a studio is one of them, and is no news to whoever looks at it.
+    sessions.show(all.filter(({ subject, jti }) => subject !== 'studio' || links.has(jti)));
+  }
+
+  const leave = h('button', { class: 'button', type: 'button' }, 'Log out everywhere…');
+  const left = h('p', { class: 'note', role: 'status' });
+  leave.addEventListener('click', () =>
+    ask({
+      title: 'Log out everywhere?',
+      body: [h('p', {}, 'The studio gets a new link. Every other page that the old one opened is out; this one stays. Stream key and watch links stay as they are.')],
+      cancel: 'Stay',
+      confirm: 'Log out everywhere',
+      run: async () => {
+        secret = await api.logOut(name, secret);
+        keepSecret(name, secret);
+        showStudioLink();
+        player.token = secret;
+        setText(left, 'Every other page is logged out. This is the new link: copy it now, or read it when ghost-live starts next.');
+      },
+    }),
+  );
 
   main.replaceChildren(
     h('div', { class: 'head' }, h('h1', {}, `${name} studio`, ' ', badge), trouble),
@@ -82,6 +159,7 @@ function open(name: string, secret: string): void {
           { class: 'panel', 'aria-label': 'State' },
           h('dl', { class: 'numbers' }, ...pairs([['On air', live], ['Watching', viewers], ['Delay', delay]])),
         ),
+        sessions.element,
         trackPanel,
       ),
       h(
@@ -92,13 +170,21 @@ function open(name: string, secret: string): void {
           { class: 'panel' },
           h('h2', {}, 'Paste into your encoder'),
           servers,
-          h('div', { class: 'field' }, h('label', { for: 'key' }, 'Stream key'), key.row, key.hidden, h('p', { class: 'note' }, 'Whoever has it can go live as you.')),
+          h('div', { class: 'field' }, h('label', { for: 'key' }, 'Stream key'), key.row, keyHidden, h('p', { class: 'note' }, 'Whoever has it can go live as you.')),
           h('div', { class: 'row' }, rotate),
         ),
         h('section', { class: 'panel' }, h('h2', {}, 'Share with viewers'), field('Watch address', 'watch', watchAddress)),
+        links.element,
+        h(
+          'section',
+          { class: 'panel later' },
+          h('h2', {}, 'This studio'),
+          h('div', { class: 'field' }, h('label', { for: 'studio-link' }, 'Studio link'), studioLink.row, h('p', { class: 'note' }, 'Whoever has it can do all of this. Keep it to yourself.')),
+          h('div', { class: 'row' }, leave),
+          left,
+        ),
       ),
     ),
-    dialog,
   );
 
   let shownServers = '';
@@ -109,7 +195,10 @@ function open(name: string, secret: string): void {
     setText(badge, state.live ? 'Live' : 'Not live');
     setText(live, state.live && state.since ? elapsed(state.since, Date.now()) : '–');
     setText(viewers, String(state.viewers));
-    key.set(state.key);
+    key.row.hidden = state.key === null;
+    keyHidden.hidden = state.key !== null;
+    key.set(state.key ?? '');
+    setText(visible, VISIBILITY[state.visibility]);
 
     const serverList = JSON.stringify(state.servers);
     if (serverList !== shownServers) {
@@ -125,13 +214,26 @@ function open(name: string, secret: string): void {
   }
 
   let failures = 0;
+  let opened = false;
+  let linksMs = -Infinity;
   async function poll(): Promise<void> {
+    const asked = secret;
     try {
-      show(await api.studio(name, secret));
+      show(await api.studio(name, asked));
+      opened = true;
+      if (!document.hidden) {
+        if (performance.now() - linksMs > LINKS_MS) {
+          await links.refresh();
+          linksMs = performance.now();
+        }
+        await refreshSessions();
+      }
       failures = 0;
     } catch (error) {
-      if (error instanceof ApiError && [401, 403, 404].includes(error.status)) {
-        closed();
+      // Refused with what this very page has just replaced: the next question has the new one.
+      if (asked === secret && error instanceof ApiError && [401, 403, 404].includes(error.status)) {
+        if (opened) loggedOut(name);
+        else closed();
         return;
       }
       failures++;
@@ -150,6 +252,12 @@ function open(name: string, secret: string): void {
   void poll();
 }
 
+const VISIBILITY: Record<Visibility, string> = {
+  public: 'Anybody can watch, and the stream is on the home page: nobody needs a link.',
+  unlisted: 'Anybody who knows the watch address can watch: nobody needs a link.',
+  token: 'Only who has a watch link can watch.',
+};
+
 /** `Server (RTMPS)`: by the address's scheme. */
 function serverLabel(url: string): string {
   const scheme = /^[a-z]+(?=:)/i.exec(url)?.[0];
@@ -163,78 +271,4 @@ function pairs(rows: [string, HTMLElement][]): HTMLElement[] {
 function trackRow(track: Track): HTMLElement {
   const picture = track.width && track.height ? `${track.width} × ${track.height}${track.frame_rate ? `, ${Math.round(track.frame_rate * 100) / 100}` : ''}` : 'Audio';
   return h('tr', {}, h('td', {}, track.name), h('td', {}, picture), h('td', {}, track.bandwidth ? bitrateLabel(track.bandwidth) : '–'), h('td', { class: 'code' }, track.codecs ?? '–'));
-}
-
-function copyButton(what: string, text: () => string): HTMLButtonElement {
-  const button = h('button', { class: 'button', type: 'button', 'aria-label': `Copy ${what}` }, 'Copy');
-  button.addEventListener('click', () => {
-    void copy(text()).then((copied) => {
-      button.textContent = copied ? 'Copied' : 'Select it';
-      setTimeout(() => (button.textContent = 'Copy'), 2000);
-    });
-  });
-  return button;
-}
-
-function field(label: string, id: string, value: string, note?: string): HTMLElement {
-  const input = h('input', { id, readonly: true, value, spellcheck: 'false' });
-  input.addEventListener('focus', () => input.select());
-  return h(
-    'div',
-    { class: 'field' },
-    h('label', { for: id }, label),
-    h('div', { class: 'copyable' }, input, copyButton(label.toLowerCase(), () => value)),
-    ...(note ? [h('p', { class: 'note' }, note)] : []),
-  );
-}
-
-function secretField(): { row: HTMLElement; hidden: HTMLElement; set(value: string | null): void } {
-  const input = h('input', { id: 'key', type: 'password', readonly: true, autocomplete: 'off', spellcheck: 'false' });
-  const toggle = h('button', { class: 'button', type: 'button', 'aria-pressed': 'false' }, 'Show');
-  toggle.addEventListener('click', () => {
-    const shown = input.type === 'text';
-    input.type = shown ? 'password' : 'text';
-    toggle.textContent = shown ? 'Show' : 'Hide';
-    toggle.setAttribute('aria-pressed', String(!shown));
-  });
-  const row = h('div', { class: 'copyable' }, input, toggle, copyButton('stream key', () => input.value));
-  const hidden = h('p', { role: 'status', hidden: true }, 'The server can no longer show this key: the secret that it was sealed with has changed. The key still works; “New key…” makes one that can be shown.');
-  return {
-    row,
-    hidden,
-    set: (value) => {
-      if (input.value !== (value ?? '')) input.value = value ?? '';
-      row.hidden = value === null;
-      hidden.hidden = value !== null;
-    },
-  };
-}
-
-function rotateDialog(rotate: () => Promise<void>): HTMLDialogElement {
-  const failed = h('p', { role: 'alert', hidden: true });
-  const cancel = h('button', { class: 'button', type: 'button' }, 'Keep it');
-  const confirm = h('button', { class: 'button primary', type: 'submit' }, 'Make a new key');
-  const form = h('form', { method: 'dialog' }, cancel, confirm);
-  const dialog = h(
-    'dialog',
-    { 'aria-labelledby': 'rotate-title' },
-    h('h2', { id: 'rotate-title' }, 'Make a new stream key?'),
-    h('p', {}, 'The old key stops working at once. Put the new one into your encoder before you go live again.'),
-    failed,
-    form,
-  );
-  cancel.addEventListener('click', () => dialog.close());
-  form.addEventListener('submit', (event) => {
-    event.preventDefault();
-    confirm.disabled = true;
-    failed.hidden = true;
-    rotate()
-      .then(() => dialog.close())
-      .catch((error: unknown) => {
-        failed.textContent = error instanceof Error ? error.message : 'That did not work.';
-        failed.hidden = false;
-      })
-      .finally(() => (confirm.disabled = false));
-  });
-  return dialog;
 }

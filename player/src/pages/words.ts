@@ -32,3 +32,13 @@ export function bestQuality(tracks: { kind: string; height?: number | null; fram
   if (!best?.height) return '';
   return `${best.height}p${best.fps > 31 ? Math.round(best.fps) : ''}`;
 }
+
+/** A time to come, as short as it can be understood: `14:05`, `4 Mar, 14:05`, `4 Mar 2031`. */
+export function until(unixMs: number, nowMs: number): string {
+  const [then, now] = [new Date(unixMs), new Date(nowMs)];
+  const year = then.getFullYear() === now.getFullYear() ? {} : { year: 'numeric' as const };
+  const time = { hour: '2-digit', minute: '2-digit', hourCycle: 'h23' } as const;
+  if (then.toDateString() === now.toDateString()) return then.toLocaleTimeString('en', time);
+  const day = then.toLocaleDateString('en-GB', { day: 'numeric', month: 'short', ...year });
+  return 'year' in year ? day : `${day}, ${then.toLocaleTimeString('en', time)}`;
+}
