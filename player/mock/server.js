@@ -25,8 +25,10 @@ class Stream {
   key = 'demo_7hq2k9x4m1v8';
   /** What lets somebody watch; null: anybody may. @type {Map<string, Ticket> | null} */
   tickets = null;
-  /** Playback sessions by their segment of the addresses. @type {Map<string, { token: string, ended: boolean, seenMs: number }>} */
+  /** Playback sessions by their segment of the addresses. @type {Map<string, { token: string, ended: boolean, seenMs: number, begunMs: number }>} */
   sessions = new Map();
+  /** Watch links, newest first. @type {{ jti: string, name: string, token: string, exp: number, max?: number, chat: boolean, created_unix_ms: number }[]} */
+  links = [];
 }
 
 /** @typedef {{ good: true | 'expired' | 'revoked', max: number }} Ticket */
@@ -47,6 +49,8 @@ export class MockServer {
   /** Requests for playlists and media that are open now, and the most there ever were at once. */
   open = 0;
   mostOpen = 0;
+  /** What the studio link carries. */
+  secret = SECRET;
   /** Answers nothing but refused connections while true. */
   down = false;
   /** Playlists and media wait for this: a network that carries nothing. */
@@ -161,7 +165,7 @@ export class MockServer {
 
   /** Why a token does not let anybody in. @param {Stream} stream @param {string | undefined} token @returns {keyof typeof REFUSALS | null} */
   #refusal(stream, token) {
-    if (!stream.tickets) return null;
+    if (!stream.tickets || token === this.secret) return null;
     if (token === undefined) return 'token-needed';
     const good = stream.tickets.get(token)?.good ?? 'token';
     return good === true ? null : good;
@@ -171,9 +175,8 @@ export class MockServer {
   #over(stream, id, seen = true) {
     if (id === '-') return this.#refusal(stream, undefined);
     const session = stream.sessions.get(id);
-    const ticket = session && stream.tickets?.get(session.token);
-    if (!session || !ticket) return 'token';
-    if (session.ended || ticket.good === 'revoked') return 'revoked';
+    if (!session) return 'token';
+    if (session.ended || stream.tickets?.get(session.token)?.good === 'revoked') return 'revoked';
     if (seen) session.seenMs = Date.now();
     return null;
   }
@@ -189,11 +192,11 @@ export class MockServer {
     if (refused) return { refused };
     if (token === undefined) return { session: '-' };
     // Whoever shows a token is looked at, whether it is needed or not.
-    if (!stream.tickets) return { refused: 'token' };
+    if (!stream.tickets && token !== this.secret) return { refused: 'token' };
     const active = [...stream.sessions.values()].filter((session) => session.token === token && !session.ended && session.seenMs > Date.now() - IDLE_MS);
-    if (active.length >= (stream.tickets.get(token)?.max ?? 0)) return { refused: 'in-use' };
+    if (active.length >= (stream.tickets?.get(token)?.max ?? Infinity)) return { refused: 'in-use' };
     const session = `session-${stream.sessions.size}`;
-    stream.sessions.set(session, { token, ended: false, seenMs: Date.now() });
+    stream.sessions.set(session, { token, ended: false, seenMs: Date.now(), begunMs: Date.now() });
     return { session };
   }
 
@@ -243,7 +246,7 @@ export class MockServer {
 
   /** @param {import('node:http').IncomingMessage} request @param {Response} response @param {string[]} path */
   async #api(request, response, path) {
-    const [area, name = '', action] = path;
+    const [area, name = '', action, id] = path;
     if (area === 'time') return json(response, { unix_ms: Date.now() });
     if (area === 'streams' && !name) return json(response, { streams: [...this.streams].map(([name, stream]) => this.#state(name, stream)) });
     const stream = this.streams.get(name);
@@ -261,12 +264,19 @@ export class MockServer {
       else stream.viewers.set(viewer, Date.now());
       return response.writeHead(204).end();
     }
+    const owner = bearer(request) === this.secret;
+    if (area === 'streams' && (action === 'links' || action === 'sessions')) return this.#owned(request, response, stream, action, id, owner);
     if (area === 'streams') {
-      const refused = this.#refusal(stream, bearer(request));
+      const refused = owner ? null : this.#refusal(stream, bearer(request));
       return refused ? refuse(response, refused) : json(response, this.#state(name, stream));
     }
     if (area !== 'studio') return problem(response, 404, 'There is no such thing.');
-    if (request.headers.authorization !== `Bearer ${SECRET}`) return problem(response, 401, 'This needs the studio link.');
+    if (!owner) return problem(response, 401, 'This needs the studio link.');
+    if (action === 'log-out') {
+      this.secret = `studio-${Math.random().toString(36).slice(2, 14)}`;
+      for (const session of stream.sessions.values()) session.ended ||= session.token.startsWith('studio-');
+      return json(response, { secret: this.secret });
+    }
     if (action === 'rotate-key') stream.key = `demo_${Math.random().toString(36).slice(2, 14)}`;
     return json(response, {
       stream: name,
@@ -276,7 +286,50 @@ export class MockServer {
         { url: 'rtmp://192.168.1.20:1935/live', note: 'On this network.' },
       ],
       key: stream.key,
+      visibility: stream.tickets ? 'token' : 'public',
     });
+  }
+
+  /** Links and sessions, for the owner. @param {import('node:http').IncomingMessage} request @param {Response} response @param {Stream} stream @param {string} what @param {string | undefined} id @param {boolean} owner */
+  async #owned(request, response, stream, what, id, owner) {
+    if (!owner) return problem(response, 401, 'This needs the studio link.', 'unauthorized');
+    if (what === 'sessions' && request.method === 'DELETE') {
+      const session = stream.sessions.get(id ?? '');
+      if (session) session.ended = true;
+      return response.writeHead(204).end();
+    }
+    if (what === 'sessions') {
+      const active = [...stream.sessions].filter(([, session]) => !session.ended && session.seenMs > Date.now() - IDLE_MS).reverse();
+      return json(response, {
+        sessions: active.map(([id, { token, seenMs, begunMs }]) => {
+          const link = stream.links.find((link) => link.token === token);
+          return { id, subject: link?.name ?? 'studio', jti: link?.jti ?? 'studio', protocol: 'hls', address: '192.0.2.7', begun_unix_ms: begunMs, seen_unix_ms: seenMs };
+        }),
+      });
+    }
+    if (request.method === 'DELETE') {
+      const link = stream.links.find(({ jti }) => jti === id);
+      if (!link) return problem(response, 404, 'There is no such link.', 'not-found');
+      stream.links = stream.links.filter(({ jti }) => jti !== id);
+      const ticket = stream.tickets?.get(link.token);
+      if (ticket) ticket.good = 'revoked';
+      return response.writeHead(204).end();
+    }
+    if (request.method === 'POST') {
+      let body = '';
+      for await (const chunk of /** @type {AsyncIterable<Buffer>} */ (request)) body += chunk.toString();
+      /** @type {unknown} */
+      const wanted = JSON.parse(body);
+      const { name, for_s, max, chat } = /** @type {{ name: string, for_s: number, max?: number, chat: boolean }} */ (wanted);
+      if (name === 'refused') return problem(response, 400, 'the name of a link has 1 to 80 characters', 'bad-body');
+      const jti = `link-${stream.links.length}-${Math.random().toString(36).slice(2, 8)}`;
+      const link = { jti, name, token: `header.${jti}.signature`, exp: Math.floor(Date.now() / 1000) + for_s, ...(max === undefined ? {} : { max }), chat, created_unix_ms: Date.now() };
+      stream.links = [link, ...stream.links];
+      stream.tickets?.set(link.token, { good: true, max: max ?? Infinity });
+      response.writeHead(201, { 'content-type': 'application/json', 'cache-control': 'no-store' });
+      return response.end(JSON.stringify(link));
+    }
+    return json(response, { links: stream.links });
   }
 
   /** @param {Response} response @param {URL} url @param {string[]} path @param {string | undefined} token */
