@@ -44,6 +44,61 @@ describe('a watch link', () => {
     return response.json();
   };
 
+  test('is made, seen and revoked in the studio, which every other page is logged out of', async () => {
+    await until('the stream is live', async () => (await (await api('/api/streams/main')).json()).live, 40);
+    const owner = await open(browser, `${server.url}/studio/main#${studio}`);
+    // The stream is closed to all others, and the studio shows it.
+    await watcher(owner).playing();
+    await owner.getByText('Only those who have a watch link can watch.').waitFor();
+    await owner.getByRole('button', { name: 'New watch link…' }).click();
+    await owner.getByLabel('Who it is for').fill('The press');
+    await owner.getByLabel('Devices at a time').fill('1');
+    await owner.getByRole('button', { name: 'Make the link' }).click();
+    const link = owner.getByRole('list', { name: 'Watch links' }).getByRole('listitem').filter({ hasText: 'The press' });
+    await link.waitFor();
+    await owner.evaluate(() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; });
+    await link.getByRole('button', { name: /^Copy link/ }).click();
+    const address = await owner.evaluate(() => window.copied);
+    assert.ok(address.startsWith(`${server.url}/watch/main#token=`), address);
+
+    const page = await open(browser, address);
+    await watcher(page).playing();
+    const other = await open(browser, address);
+    await state(other, 'denied');
+    assert.match(await watcher(other).words(), /in use elsewhere/);
+    const session = owner.getByRole('list', { name: 'Who watches with a link' }).getByRole('listitem');
+    await session.filter({ hasText: 'The press' }).waitFor();
+    assert.equal(await session.count(), 1);
+    assert.match(await session.innerText(), /127\.0\.0\.1 · HLS/);
+    await owner.screenshot({ path: join(shots, 'studio-links.png'), fullPage: true });
+
+    await session.getByRole('button', { name: /^End/ }).click();
+    await state(page, 'denied', 8);
+    assert.match(await watcher(page).words(), /asked to leave/);
+    await page.getByRole('button', { name: 'Watch again' }).click();
+    await watcher(page).playing();
+
+    await link.getByRole('button', { name: /^Revoke/ }).click();
+    await owner.getByRole('button', { name: 'Revoke it' }).click();
+    await state(page, 'denied', 8);
+    assert.match(await watcher(page).words(), /no longer valid/);
+    await link.waitFor({ state: 'detached' });
+
+    const elsewhere = await open(browser, `${server.url}/studio/main#${studio}`);
+    await watcher(elsewhere).playing();
+    await owner.getByRole('button', { name: 'Log out everywhere…' }).click();
+    await owner.getByRole('dialog').getByRole('button', { name: 'Log out everywhere' }).click();
+    await elsewhere.getByText('You are logged out').waitFor();
+    const shown = await owner.getByLabel('Studio link', { exact: true }).inputValue();
+    const old = studio;
+    studio = shown.split('#')[1];
+    assert.notEqual(studio, old);
+    assert.equal((await api('/api/studio/main')).status, 200);
+    for (const path of ['/api/studio/main', '/api/streams/main/links']) assert.equal((await api(path, { secret: old })).status, 401);
+    await watcher(owner).playing();
+    for (const open of [page, other, owner, elsewhere]) await open.context().close();
+  });
+
   for (const [protocol, query] of [['ll-hls', ''], ['dash', '?protocol=dash']]) {
     test(`plays over ${protocol} on one device, through a reload, and stops when it is revoked`, async () => {
       const link = await makeLink({ name: `Anna, ${protocol}`, for_s: 3600, max: 1 });

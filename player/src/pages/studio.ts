@@ -255,7 +255,7 @@ function open(name: string, given: string): void {
 const VISIBILITY: Record<Visibility, string> = {
   public: 'Anybody can watch, and the stream is on the home page: nobody needs a link.',
   unlisted: 'Anybody who knows the watch address can watch: nobody needs a link.',
-  token: 'Only who has a watch link can watch.',
+  token: 'Only those who have a watch link can watch.',
 };
 
 /** `Server (RTMPS)`: by the address's scheme. */

@@ -17,7 +17,7 @@ describe('the studio', () => {
     await on.server.start('demo');
     await on.context().grantPermissions(['clipboard-read', 'clipboard-write']);
     const page = await on.open(STUDIO);
-    await page.getByText('Only who has a watch link can watch.').waitFor();
+    await page.getByText('Only those who have a watch link can watch.').waitFor();
     // Its own picture needs no link, and is nobody in the list.
     await frames(page);
     await page.getByText('Nobody watches with a link right now.').waitFor();
