@@ -13,6 +13,7 @@
 //! | `http` | routes to answers |
 //! | `server` | connections: limits, timeouts, TLS, a clean end |
 //! | `webhooks` | asks webhooks over HTTP |
+//! | `events` | tells them what happens |
 //! | `database` | the directory in SQLite |
 //! | `files` | snapshots, written atomically |
 
@@ -33,6 +34,7 @@ use crate::{
 mod access;
 mod database;
 mod edge;
+mod events;
 mod files;
 mod http;
 mod link;

@@ -7,6 +7,8 @@
 //! | --- | --- | --- |
 //! | [`guard`] | which addresses a webhook may lead to | RFC 6890 |
 //! | [`gate`] | whether it is asked now: a bound and a circuit breaker | |
+//! | [`event`] | what is told, and when it is told again | |
+//! | [`sql`] | the table of events | |
 //! | [`signature`] | how what is sent is signed | RFC 2104 |
 //!
 //! A webhook decides over the streams that its pattern covers. All webhooks that cover a stream are asked at once, and all have to allow;
@@ -24,9 +26,11 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+pub mod event;
 pub mod gate;
 pub mod guard;
 pub mod signature;
+pub mod sql;
 
 use crate::access;
 use signature::Secret;
@@ -356,6 +360,9 @@ pub enum Failure {
     /// Another status than 200.
     #[error("it answered with status {0}, and only 200 is an answer")]
     Status(u16),
+    /// Another status than 2xx, to an event.
+    #[error("it answered with status {0}, and only 2xx takes an event")]
+    NotTaken(u16),
     /// Not JSON by its own word.
     #[error("its answer is not application/json")]
     ContentType,

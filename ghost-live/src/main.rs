@@ -11,6 +11,7 @@ mod panel;
 mod streams;
 mod token;
 mod up;
+mod webhooks;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -75,6 +76,11 @@ enum Command {
         #[command(subcommand)]
         command: token::Command,
     },
+    /// Events that no webhook took.
+    Webhooks {
+        #[command(subcommand)]
+        command: webhooks::Command,
+    },
     /// The bucket of the object store.
     Bucket {
         #[command(subcommand)]
@@ -135,6 +141,7 @@ async fn main() -> ExitCode {
             command: KeyCommand::Rotate { stream, files },
         } => up::rotate_key(&files, &stream).await,
         Command::Token { command } => token::run(command),
+        Command::Webhooks { command } => webhooks::run(command),
         Command::Bucket {
             command: BucketCommand::Init { files, expire_days },
         } => up::init_bucket(&files, expire_days).await,

@@ -238,6 +238,23 @@ fn check_warns_of_a_webhook_that_somebody_else_could_pass_for() {
 }
 
 #[test]
+fn webhooks_lists_nothing_where_nothing_is_and_says_so_when_it_shall_be_resent() {
+    let place = Place::new("");
+    let (status, said) = place.run(&["webhooks", "list"]);
+    assert!(!status.success() && said.contains("start once"), "{said}");
+    drop(place.up());
+    let (status, said) = place.run(&["webhooks", "list"]);
+    assert!(status.success() && said.is_empty(), "{said}");
+    let (status, said) = place.run(&["webhooks", "resend", "--all"]);
+    assert!(
+        !status.success() && said.contains("no such event"),
+        "{said}"
+    );
+    let (status, said) = place.run(&["webhooks", "resend"]);
+    assert!(!status.success() && said.contains("--all"), "{said}");
+}
+
+#[test]
 fn the_first_start_makes_private_files_and_the_second_keeps_them() {
     let place = Place::new("");
     let server = place.up();

@@ -54,7 +54,7 @@ pub struct Statement {
 }
 
 impl Statement {
-    fn new<const N: usize>(sql: &'static str, values: [Value; N]) -> Self {
+    pub(crate) fn new<const N: usize>(sql: &'static str, values: [Value; N]) -> Self {
         let values = values.into();
         Self { sql, values }
     }

@@ -43,7 +43,7 @@ const BUSY: Duration = Duration::from_secs(5);
 const SECRET_BYTES: usize = 32;
 
 /// The files of `migrations/`, in order, as wrangler applies them to D1.
-const MIGRATIONS: [(&str, &str); 6] = [
+const MIGRATIONS: [(&str, &str); 7] = [
     (
         "0001_directory.sql",
         include_str!("../../migrations/0001_directory.sql"),
@@ -63,6 +63,10 @@ const MIGRATIONS: [(&str, &str); 6] = [
     (
         "0005_sessions.sql",
         include_str!("../../migrations/0005_sessions.sql"),
+    ),
+    (
+        "0006_webhooks.sql",
+        include_str!("../../migrations/0006_webhooks.sql"),
     ),
     (
         "0007_deleted.sql",
@@ -479,6 +483,17 @@ impl Database {
         let changed = transaction.changes();
         transaction.commit().map_err(sql_error(&self.path))?;
         Ok(usize::try_from(changed).unwrap_or(usize::MAX))
+    }
+
+    /// The rows that a statement gives.
+    ///
+    /// # Errors
+    /// [`DatabaseError`].
+    pub fn read<T: DeserializeOwned>(
+        &self,
+        statement: &Statement,
+    ) -> Result<Vec<T>, DatabaseError> {
+        rows(&self.path, &self.connection, statement)
     }
 
     /// Decides on the directory as it is, with every other writer waiting, and runs the batch that comes of it, which changes this stream

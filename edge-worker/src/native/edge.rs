@@ -21,6 +21,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::{
     AccessError, Assets, Clock, Config,
     database::{Database, DatabaseError, Shared},
+    events::Events,
     files::{self, FileError},
     live::Live,
     lock,
@@ -112,6 +113,7 @@ struct Inner {
     guard: Guard,
     started: Instant,
     webhooks: Webhooks,
+    events: Events,
     broadcasts: Mutex<Broadcasts>,
     audience: Mutex<HashMap<StreamName, Audience>>,
     sessions: Mutex<HashMap<StreamName, Sessions>>,
@@ -168,6 +170,7 @@ impl Edge {
             tokens,
             guard,
             webhooks,
+            events: Events::default(),
             started: Instant::now(),
             clock,
             secret: config
@@ -227,6 +230,7 @@ impl Edge {
         let mut tick = tokio::time::interval(Duration::from_millis(500));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut sweep = tokio::time::interval(SWEEP_EVERY);
+        self.start_events();
         let looks = async {
             loop {
                 // What viewers are answered from is no older than this, whoever changed it.
@@ -250,6 +254,8 @@ impl Edge {
     }
 
     fn tick(&self) {
+        // Before any of them is forgotten.
+        self.notice();
         let now = self.now_unix_ms();
         for live in self.broadcasts() {
             if !live.tick(now) {
@@ -670,12 +676,17 @@ impl Edge {
     }
 
     pub(super) fn summary(&self, name: &StreamName) -> StreamSummary {
-        let now = self.now_unix_ms();
-        let beacons = (lock(&self.0.audience).get_mut(name)).map_or(0, |a| a.count(now));
-        let viewers = beacons + self.session_count(name);
+        let viewers = self.viewers(name);
         let on_air = self.current(name).and_then(|live| live.with(OnAir::now));
         let title = (self.directory().stream(name)).and_then(|stream| stream.title.clone());
-        StreamSummary::new(name.clone(), title, on_air, viewers as u64)
+        StreamSummary::new(name.clone(), title, on_air, viewers)
+    }
+
+    /// How many watch a stream.
+    pub(super) fn viewers(&self, name: &StreamName) -> u64 {
+        let now = self.now_unix_ms();
+        let beacons = (lock(&self.0.audience).get_mut(name)).map_or(0, |a| a.count(now));
+        (beacons + self.session_count(name)) as u64
     }
 
     pub(super) fn beacon(&self, stream: &StreamName, beacon: &Beacon) {
@@ -754,6 +765,18 @@ impl Edge {
 
     pub(super) fn sessions(&self) -> &Mutex<HashMap<StreamName, Sessions>> {
         &self.0.sessions
+    }
+
+    pub(super) fn webhooks(&self) -> &Webhooks {
+        &self.0.webhooks
+    }
+
+    pub(super) fn events(&self) -> &Events {
+        &self.0.events
+    }
+
+    pub(super) fn database(&self) -> &Shared {
+        &self.0.database
     }
 
     pub(super) fn secret(&self) -> Option<&LinkSecret> {

@@ -35,6 +35,9 @@ use crate::webhooks::{
 /// What a webhook's server sees who asks.
 const USER_AGENT: &str = concat!("ghost-live/", env!("CARGO_PKG_VERSION"));
 
+/// How long a webhook may take to take an event, milliseconds: nobody waits for it.
+const TELL_DEADLINE_MS: u64 = 10_000;
+
 /// Why webhooks cannot be asked at all.
 #[derive(Debug, thiserror::Error)]
 #[error("webhooks: HTTP cannot be set up: {0}")]
@@ -106,6 +109,27 @@ impl Webhooks {
             tracing::info!(stream = %ask.stream, action = %ask.on, peer = ask.address.map(tracing::field::display), reason = %denied, "webhooks let somebody not in");
         }
         verdict
+    }
+
+    pub(super) fn hooks(&self) -> &Hooks {
+        &self.hooks
+    }
+
+    /// Tells one of an event. What it says beside the status is not read.
+    pub(super) async fn tell(&self, index: usize, id: &str, body: &str) -> Result<(), Failure> {
+        let (Some(one), Some(line)) = (self.hooks.all().get(index), self.lines.get(index)) else {
+            return Err(Failure::Unreachable("there is no such webhook".to_owned()));
+        };
+        let deadline = Duration::from_millis(TELL_DEADLINE_MS);
+        let sent = post(&line.client, one, id, body.as_bytes().to_vec());
+        let response = match tokio::time::timeout(deadline, sent).await {
+            Ok(response) => response?,
+            Err(_) => return Err(Failure::Deadline(TELL_DEADLINE_MS)),
+        };
+        match response.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(Failure::NotTaken(status.as_u16())),
+        }
     }
 
     async fn ask_one(&self, index: usize, ask: &Ask) -> Result<Answer, Failure> {

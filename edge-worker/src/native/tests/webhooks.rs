@@ -15,7 +15,13 @@ use sha2::{Digest, Sha256};
 use super::*;
 use crate::{
     access::INSTALLATION,
-    webhooks::{Ask, Denied, On, gate::FAILURES, signature::Secret},
+    webhooks::{
+        Ask, Denied, On,
+        event::{Event, What},
+        gate::FAILURES,
+        signature::Secret,
+        sql::{self, DeadRow},
+    },
 };
 
 const HOOK_SECRET: &str = "what only the webhook's server knows";
@@ -594,4 +600,202 @@ async fn a_server_that_fails_time_and_again_is_left_alone_and_asked_again_later(
     }
     assert_eq!(server.sent().len(), FAILURES as usize + 1, "one looked");
     bench.end().await;
+}
+
+/// What the table says could not be told.
+async fn dead(bench: &Bench) -> Vec<DeadRow> {
+    let rows = (bench.edge.database()).with(|database| database.read(&sql::dead()));
+    rows.await.unwrap()
+}
+
+fn types(sent: &[Sent]) -> Vec<String> {
+    let kind = |sent: &Sent| sent.json()["type"].as_str().unwrap().to_owned();
+    sent.iter().map(kind).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_is_told_once_signed_and_after_a_restart_not_again() {
+    let server = HookServer::start(Does::Says(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())).await;
+    let events = server.hook("demo", json!({"on": ["events"]}));
+    let bench = bench(std::slice::from_ref(&events), &[]).await;
+    let (mut source, link) = bench.on_air(2).await;
+    bench
+        .wait_for("it is told that the broadcast is live", |_| {
+            !server.sent().is_empty()
+        })
+        .await;
+    for viewer in ["viewer-one", "viewer-two"] {
+        let beacon = crate::audience::Beacon {
+            viewer: viewer.to_owned(),
+            left: false,
+            session: None,
+        };
+        bench.edge.beacon(&stream(), &beacon);
+    }
+    bench
+        .wait_for("the peak is told", |_| server.sent().len() == 2)
+        .await;
+    let closed = source.close();
+    bench.send(&link, &[closed]).await;
+    bench
+        .wait_for("the end is told", |_| server.sent().len() == 3)
+        .await;
+    let sent = server.sent();
+    assert_eq!(
+        types(&sent),
+        ["broadcast.live", "viewers.peak", "broadcast.ended"]
+    );
+    assert_eq!(sent[1].json()["viewers"], 2);
+    assert_eq!(sent[2].json()["peak_viewers"], 2);
+    assert_eq!(sent[2].json()["reason"], "unpublished");
+    for sent in &sent {
+        assert_eq!(sent.json()["broadcast"], id().to_string());
+        assert_eq!(sent.json()["id"], sent.header("x-ghost-live-id"));
+        let signed = [
+            sent.header("x-ghost-live-timestamp").as_bytes(),
+            b".",
+            &sent.body,
+        ]
+        .concat();
+        let expected = format!("sha256={}", hmac_sha256(HOOK_SECRET.as_bytes(), &signed));
+        assert_eq!(sent.header("x-ghost-live-signature"), expected);
+    }
+    // An event is no question: whoever publishes is not held up by it.
+    assert!(publishes(&bench, "demo").await.is_ok());
+    assert_eq!(server.sent().len(), 3);
+    drop(link);
+    let (folder, store) = bench.end().await;
+    let hooks = Hooks::new([(
+        serde_json::from_value(events).unwrap(),
+        Secret::new(HOOK_SECRET),
+    )]);
+    let hooks = hooks.unwrap();
+    let bench = Bench::with(folder, store, None, |config| config.webhooks = hooks).await;
+    assert!(bench.edge.current(&stream()).is_some(), "it is still known");
+    // Longer than it takes to notice and to send: twice what the edge takes between two looks.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        assert_eq!(server.sent().len(), 3, "told again after a restart");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_does_not_arrive_is_sent_again_and_a_dead_letter_survives_until_it_is_resent() {
+    let server = HookServer::start(says("{}")).await;
+    server.now(Does::Says(response("503 No", "text/plain", "")));
+    let hung = HookServer::start(Does::Hangs).await;
+    let hooks = [
+        server.hook("demo", json!({"on": ["events"], "name": "first"})),
+        hung.hook("demo", json!({"on": ["events"], "name": "hung"})),
+    ];
+    let bench = bench(&hooks, &[]).await;
+    let (_source, link) = bench.on_air(2).await;
+    // Again by itself, with the same id and another signature.
+    let began = Instant::now();
+    loop {
+        let due = sql::due("first", i64::MAX);
+        let rows = (bench.edge.database()).with(move |database| database.read(&due));
+        let rows: Vec<sql::DueRow> = rows.await.unwrap();
+        // Written down, too: so that nothing is under way any more.
+        if rows.first().is_some_and(|row| row.attempts == 2.0) {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "{rows:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let sent = server.sent();
+    let of = |name: &str| {
+        (
+            sent[0].header(name) == sent[1].header(name),
+            name.to_owned(),
+        )
+    };
+    assert!(of("x-ghost-live-id").0 && !of("x-ghost-live-signature").0);
+    // As if it had failed for an hour.
+    let event = format!("{}.live", id());
+    let gives_up = sql::failed(&event, "first", "it answered with status 503", None);
+    let done = (bench.edge.database()).with(move |database| database.execute(&[gives_up]));
+    done.await.unwrap();
+    drop(link);
+    let (folder, store) = bench.end().await;
+
+    let hooks = hooks.map(|hook| {
+        let hook = serde_json::from_value(hook).unwrap();
+        (hook, Secret::new(HOOK_SECRET))
+    });
+    let hooks = Hooks::new(hooks).unwrap();
+    let bench = Bench::with(folder, store, None, |config| config.webhooks = hooks).await;
+    let dead_letters = dead(&bench).await;
+    assert_eq!(dead_letters.len(), 1, "{dead_letters:?}");
+    assert_eq!(dead_letters[0].id, event);
+    assert_eq!(
+        dead_letters[0].error.as_deref(),
+        Some("it answered with status 503")
+    );
+    // By another process, as `ghost-live webhooks resend` does it.
+    server.now(Does::Says(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_vec(),
+    ));
+    let before = server.sent().len();
+    let mut other = Database::open(&bench.folder.path().join("edge")).unwrap();
+    let resend = sql::resend(Some("first"), None, wall_unix_ms());
+    assert_eq!(other.execute(&[resend]).unwrap(), 1);
+    bench
+        .wait_for("it is sent again", |_| server.sent().len() == before + 1)
+        .await;
+    assert!(dead(&bench).await.is_empty());
+    assert!(hung.connections() > 0, "the one that hangs held nobody up");
+    bench.end().await;
+}
+
+#[test]
+fn what_waits_is_bounded_and_so_are_dead_letters() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut database = Database::open(folder.path()).unwrap();
+    let event = |number: u64| Event {
+        stream: stream(),
+        broadcast: id(),
+        since_unix_ms: 0,
+        time_unix_ms: 0,
+        what: What::Peak { viewers: number },
+    };
+    let too_many = u64::try_from(sql::MAX_WAITING).unwrap() + 5;
+    let all: Vec<_> = (0..too_many)
+        .map(|n| sql::keep(&event(n), "a", 1_000))
+        .collect();
+    database.execute(&all).unwrap();
+    let others = sql::keep(&event(0), "b", 1_000);
+    // One that is there is not kept a second time.
+    assert_eq!(database.execute(std::slice::from_ref(&others)).unwrap(), 1);
+    assert_eq!(database.execute(&[others]).unwrap(), 0);
+    let dead: Vec<DeadRow> = database.read(&sql::dead()).unwrap();
+    assert_eq!(dead.len(), 5);
+    assert!(dead.iter().all(|row| row.webhook == "a"));
+    assert_eq!(
+        dead[0].error.as_deref(),
+        Some("too many events wait for this webhook")
+    );
+    let next = |database: &Database, webhook: &str, now| -> Option<sql::DueRow> {
+        database.read(&sql::due(webhook, now)).unwrap().pop()
+    };
+    assert!(next(&database, "a", 999).is_none());
+    let first = next(&database, "a", 1_000).unwrap();
+    let later = sql::failed(&first.id, "a", "no", Some(5_000));
+    database.execute(&[later]).unwrap();
+    assert_ne!(next(&database, "a", 1_000).unwrap().id, first.id);
+    // What is resent has its time anew, and nothing else is touched.
+    let resend = sql::resend(None, Some(&dead[0].id), 2_000);
+    assert_eq!(database.execute(&[resend]).unwrap(), 1);
+    let delivered = sql::delivered(&dead[0].id, "a", 3_000);
+    database.execute(&[delivered]).unwrap();
+    let month = 30 * 24 * 3_600 * 1_000;
+    database.execute(&sql::sweep(3_000 + month)).unwrap();
+    assert_eq!(database.read::<DeadRow>(&sql::dead()).unwrap().len(), 4);
+    let again = sql::keep(&event(too_many - 5), "a", 4_000);
+    database.execute(&[again]).unwrap();
+    database.execute(&sql::sweep(3_000 + 5 * month)).unwrap();
+    assert!(database.read::<DeadRow>(&sql::dead()).unwrap().is_empty());
+    assert!(next(&database, "a", i64::MAX).is_none());
 }
