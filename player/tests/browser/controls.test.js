@@ -188,7 +188,7 @@ describe('the other pages', () => {
     await page.waitForFunction(() => /** @type {HTMLInputElement} */ (document.querySelector('#key')).value !== '');
     const before = await key.inputValue();
     assert.equal(await key.getAttribute('type'), 'password');
-    await page.getByRole('button', { name: 'Show', exact: true }).click();
+    await page.getByRole('button', { name: 'Show stream key' }).click();
     assert.equal(await key.getAttribute('type'), 'text');
     await page.getByRole('button', { name: 'New key…' }).click();
     await page.getByRole('button', { name: 'Make a new key' }).click();
