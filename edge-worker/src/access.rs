@@ -269,7 +269,7 @@ impl Access {
         now_unix_ms: i64,
     ) -> Result<Grant, Refusal> {
         let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
-        revoked.refuse_all(&grant.holder(), streams)?;
+        revoked.refuse_manager(&grant, streams)?;
         grant.allows_all(Action::Manage, streams, address)?;
         Ok(grant)
     }

@@ -19,7 +19,7 @@
 //! cannot be awaited in another: that is why viewers wait in leaf objects, and why nothing here but plain values is shared.
 
 use http::StatusCode;
-use protocol::{link_auth, token::Revocations};
+use protocol::link_auth;
 use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Result, event};
 
 use crate::{
@@ -27,7 +27,7 @@ use crate::{
     directory::bearer,
     live::Directives,
     routes::{self, Caching, Page, Problem, Route, TrackAddress},
-    streams::Bearer,
+    streams::{Bearer, Sight},
 };
 
 mod access;
@@ -40,9 +40,11 @@ mod media;
 mod segment;
 mod stream;
 mod streams;
+mod watch;
 mod webhooks;
 
 use answer::{answer, json, problem};
+use watch::Viewer;
 
 /// Names of the bindings in `wrangler.toml`.
 mod binding {
@@ -231,10 +233,16 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         Route::Page(page, _) => page_of(route, *page, &request, &env).await,
         Route::Asset(path) => asset(route, path, &request, &env).await,
         Route::Streams | Route::Stream(_) => {
-            let revoked = Revocations::default();
-            let bearer = match access::bearer(&request, &revoked, &env)? {
-                Ok(bearer) => bearer,
-                Err(found) => return problem(Some(route), &found),
+            let revoked = watch::revoked();
+            let mut owner = false;
+            let bearer = match (access::bearer(&request, &revoked, &env)?, route) {
+                (Ok(bearer), _) => bearer,
+                // No token: it may be what the studio link carries.
+                (Err(_), Route::Stream(name)) if directory::opens_studio(name, &request, &env).await? => {
+                    owner = true;
+                    None
+                }
+                (Err(found), _) => return problem(Some(route), &found),
             };
             // Whoever changes streams sees them as they are, and not as this isolate remembers them.
             if bearer.is_some() {
@@ -245,7 +253,10 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 let Some(stream) = directory::stream(&env, &context, name).await? else {
                     return problem(Some(route), &Problem::no_stream());
                 };
-                let sight = Bearer::sight(bearer.as_ref(), name, stream.visibility());
+                let sight = match owner {
+                    true => Sight::Managed,
+                    false => Bearer::sight(bearer.as_ref(), name, stream.visibility()),
+                };
                 return match stream.told(name, sight) {
                     Some(told) => json(Some(route), StatusCode::OK, Caching::Never, &told),
                     None => problem(Some(route), &Problem::token_needed()),
@@ -274,34 +285,31 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             }
         }
         Route::Multivariant(name) | Route::Dash(name) => {
-            let Some(stream) = directory::stream(&env, &context, name).await? else {
-                return problem(Some(route), &Problem::no_stream());
-            };
-            if stream.visibility().needs_token() {
-                return problem(Some(route), &Problem::token_needed());
-            }
-            let Some(broadcast) = stream.newest() else {
-                return problem(Some(route), &Problem::not_live());
-            };
-            let given = leaf::ask(&env, &request, broadcast, None).await?;
-            match given.status_code() {
-                // One that ended long ago is forgotten by its object before it is by the directory.
-                404 => problem(Some(route), &Problem::not_live()),
-                _ => Ok(given),
-            }
+            watch::enter(route, name, &request, &env, &context).await
         }
         Route::Media(address, directives) => {
-            if !known_broadcast(&env, &context, address).await? {
-                return problem(Some(route), &Problem::not_found());
+            let viewer = match viewer(address, &request, &env, &context).await? {
+                Ok(viewer) => viewer,
+                Err(found) => return problem(Some(route), &found),
+            };
+            let given = playlist(address, directives, &request, &env, &context).await?;
+            let TrackAddress {
+                stream, broadcast, ..
+            } = address;
+            match watch::still(&env, stream, broadcast, &viewer, &given).await? {
+                Ok(()) => watch::without_revoked(given),
+                Err(found) => problem(Some(route), &found),
             }
-            playlist(address, directives, &request, &env, &context).await
         }
-        Route::Segment(address, msn) => {
-            if !known_broadcast(&env, &context, address).await? {
-                return problem(Some(route), &Problem::not_found());
-            }
-            segment::get(route, address, *msn, request, env, context).await
-        }
+        Route::Segment(address, msn) => match viewer(address, &request, &env, &context).await? {
+            Ok(viewer) => segment::get(route, address, *msn, viewer, request, env, context).await,
+            Err(found) => problem(Some(route), &found),
+        },
+        Route::Revocations
+        | Route::Sessions(_)
+        | Route::EndSession(..)
+        | Route::Links(_)
+        | Route::DeleteLink(..) => watch::manage(route, request, &env).await,
         Route::Object(key) => {
             if !directory::has_broadcast(&env, &context, &key.stream, &key.broadcast).await? {
                 return problem(Some(route), &Problem::not_found());
@@ -312,13 +320,23 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
     }
 }
 
-async fn known_broadcast(env: &Env, context: &Context, address: &TrackAddress) -> Result<bool> {
-    // Streams are public: every viewer has the one session. A private one comes with its own check.
-    let stream = directory::stream(env, context, &address.stream).await?;
-    if !address.session.is_public() || stream.is_none_or(|s| s.visibility().needs_token()) {
-        return Ok(false);
+/// Who asks for something of a broadcast, if they may.
+async fn viewer(
+    address: &TrackAddress,
+    request: &Request,
+    env: &Env,
+    context: &Context,
+) -> Result<std::result::Result<Viewer, Problem>> {
+    let TrackAddress {
+        stream,
+        broadcast,
+        session,
+        ..
+    } = address;
+    if !directory::has_broadcast(env, context, stream, broadcast).await? {
+        return Ok(Err(Problem::not_found()));
     }
-    directory::has_broadcast(env, context, &address.stream, &address.broadcast).await
+    watch::viewer(env, context, stream, session, request).await
 }
 
 /// A media playlist: the answer to a blocked request is the same for all who ask it, whatever their session, so it is cached under the
@@ -330,8 +348,13 @@ async fn playlist(
     env: &Env,
     context: &Context,
 ) -> Result<Response> {
+    let url = request.url()?;
+    let target = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
     let Some(msn) = directives.msn else {
-        return leaf::ask(env, request, &address.broadcast, None).await;
+        return leaf::ask(env, &target, &address.broadcast, None).await;
     };
     let part = directives
         .part
@@ -343,9 +366,9 @@ async fn playlist(
     );
     let cache = worker::Cache::default();
     if let Some(cached) = cache.get(&key, false).await? {
-        return answer::from_cache(cached);
+        return Ok(cached);
     }
-    let mut response = leaf::ask(env, request, &address.broadcast, None).await?;
+    let mut response = leaf::ask(env, &target, &address.broadcast, None).await?;
     let blocked =
         response.headers().get("cache-control")?.as_deref() == Some(Caching::Blocked.value());
     if response.status_code() == 200 && blocked && answer::first_put(&key) {

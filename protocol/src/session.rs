@@ -16,6 +16,7 @@ use std::{
 use data_encoding::BASE64URL_NOPAD;
 use hmac::{Hmac, Mac};
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
@@ -33,7 +34,7 @@ const VERSION: u8 = 1;
 const MAC_BYTES: usize = 16;
 
 /// A viewer who plays a stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Session {
     /// Its own id.
     pub id: Tag,

@@ -56,6 +56,9 @@ export async function internal(edge, secret, method, path, body, headers = {}) {
 
 /** One broadcast link that reconnects never by itself: the test decides. */
 export class Core {
+  /** Whose token it publishes with: what its admission said. */
+  publisher;
+
   /**
    * `origin` is where objects are put instead of through the edge; `skewMs` is how far the box's clock is ahead.
    * @param {{edge: string, secret: string, stream: string, seed?: number, put?: boolean, origin?: string, skewMs?: number}} options
@@ -149,7 +152,7 @@ export class Core {
   }
 
   heartbeat(clock = Date.now() + this.skewMs) {
-    this.socket.send(JSON.stringify({ seq: 0, type: "heartbeat", clock_unix_ms: clock }));
+    this.socket.send(JSON.stringify({ seq: 0, type: "heartbeat", clock_unix_ms: clock, publisher: this.publisher }));
   }
 
   async store(key, bytes) {

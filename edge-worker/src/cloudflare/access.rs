@@ -9,7 +9,7 @@ use worker::{Env, Request, Response, Result};
 
 use super::{
     answer::{json, problem},
-    binding, directory, guard, now_unix_ms, random,
+    binding, directory, guard, now_unix_ms, random, watch,
 };
 use crate::{
     access::{Access, INSTALLATION, Issuer, Keyring, NotMinted, Wanted},
@@ -81,7 +81,7 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
         bearer,
         address,
         &wanted,
-        &Revocations::default(),
+        &*watch::revoked_now(env).await?,
         random()?,
         now_unix_ms(),
     ) {

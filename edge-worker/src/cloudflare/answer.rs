@@ -6,6 +6,7 @@ use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
 use worker::{Headers, Response, ResponseBuilder, Result};
 
+use super::watch::REVOKED_HEADER;
 use crate::routes::{self, Caching, Problem, Route};
 
 /// An answer to a route. `caching` is what a 2xx would have.
@@ -81,12 +82,12 @@ pub(super) fn with_headers(
     Ok(response.with_headers(Headers::from(map)))
 }
 
-/// A cached response as an answer: the cache's headers cannot be changed in place.
+/// A cached response, or a leaf's, as an answer: the headers of such a one cannot be changed in place.
 pub(super) fn from_cache(response: Response) -> Result<Response> {
     let headers = Headers::new();
     for (name, value) in response.headers().entries() {
-        // How the cache fared is nobody's business.
-        if name != "cf-cache-status" {
+        // How the cache fared, and what is said inside the edge, is nobody's business.
+        if name != "cf-cache-status" && name != REVOKED_HEADER {
             headers.append(&name, &value)?;
         }
     }

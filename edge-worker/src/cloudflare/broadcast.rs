@@ -17,6 +17,8 @@ use protocol::{
     internal::{Open, OpenAnswer},
     link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
     link_auth,
+    names::BroadcastId,
+    token::Holder,
 };
 use wasm_bindgen::JsValue;
 use worker::{
@@ -26,7 +28,7 @@ use worker::{
 
 use super::{
     answer::{self, problem},
-    directory, now_unix_ms, stream,
+    binding, directory, now_unix_ms, stream, watch,
 };
 use crate::{
     api::OnAir,
@@ -52,8 +54,22 @@ pub(super) mod feed {
     pub(in super::super) const SNAPSHOT: char = 'S';
     /// A link message as it came, JSON.
     pub(in super::super) const MESSAGE: char = 'M';
+    /// Something was taken back: the id of the last revocation.
+    pub(in super::super) const REVOKED: char = 'R';
     /// The edge ended the broadcast by itself: the reason, JSON.
     pub(in super::super) const ENDED: char = 'E';
+}
+
+/// Address under which it is told of revocations; the id of the last one follows.
+const REVOKED: &str = "revoked/";
+
+/// Tells a broadcast that something was taken back that may be its publisher's or a viewer's.
+pub(super) async fn revoked(env: &Env, broadcast: &BroadcastId, id: i64) -> Result<()> {
+    let object = env
+        .durable_object(binding::BROADCAST)?
+        .get_by_name(broadcast.as_str())?;
+    let address = format!("https://broadcast/{REVOKED}{id}");
+    object.fetch_with_str(&address).await.map(drop)
 }
 
 const SNAPSHOT_KEY: &str = "snapshot";
@@ -88,6 +104,10 @@ struct Object {
     said_playable: Cell<bool>,
     /// How far the box's clock is ahead, as the directory knows it, milliseconds.
     said_clock_ms: Cell<Option<i64>>,
+    /// The last revocation that it was told of.
+    revoked: Cell<i64>,
+    /// Whose token the publisher had when that was last compared with what was taken back.
+    checked: Cell<Option<Holder>>,
 }
 
 impl DurableObject for BroadcastObject {
@@ -103,6 +123,8 @@ impl DurableObject for BroadcastObject {
             heard_unix_ms: Cell::new(now_unix_ms()),
             said_playable: Cell::default(),
             said_clock_ms: Cell::default(),
+            revoked: Cell::default(),
+            checked: Cell::default(),
         });
         // Sockets outlive a sleep: then the link was never gone.
         let linked = !state.get_websockets_with_tag(LINK).is_empty();
@@ -117,7 +139,10 @@ impl DurableObject for BroadcastObject {
             FEED => self.accept_leaf(),
             RESUME => self.resume().await,
             SUPERSEDE => self.supersede().await,
-            _ => problem(None, &Problem::not_found()),
+            path => match path.strip_prefix(REVOKED).and_then(|id| id.parse().ok()) {
+                Some(id) => self.revoked(id).await,
+                None => problem(None, &Problem::not_found()),
+            },
         }
     }
 
@@ -245,6 +270,7 @@ impl BroadcastObject {
             feed::SNAPSHOT,
             String::from_utf8_lossy(&snapshot)
         ))?;
+        server.send_with_str(format!("{}{}", feed::REVOKED, self.object.revoked.get()))?;
         Response::from_websocket(client)
     }
 
@@ -263,6 +289,37 @@ impl BroadcastObject {
             self.end(CloseReason::Lost).await?;
         }
         answer::json(None, StatusCode::OK, Caching::Never, &answer)
+    }
+
+    /// Something was taken back.
+    async fn revoked(&self, id: i64) -> Result<Response> {
+        let known = self.object.revoked.get().max(id);
+        self.object.revoked.set(known);
+        self.tell_leaves(&format!("{}{known}", feed::REVOKED));
+        self.object.checked.set(None);
+        self.check_publisher().await?;
+        Response::empty()
+    }
+
+    /// Ends the broadcast if its publisher's token was taken back; asks the directory once a publisher and once a revocation.
+    async fn check_publisher(&self) -> Result<()> {
+        let publisher = (self.object.live.borrow().as_ref())
+            .and_then(|live| Some((*live.publisher()?, live.stream().clone())));
+        let Some((holder, stream)) = publisher else {
+            return Ok(());
+        };
+        if self.object.checked.replace(Some(holder)) == Some(holder) {
+            return Ok(());
+        }
+        let revoked = watch::revoked_now(&self.object.env).await;
+        let revoked = revoked.inspect_err(|_| self.object.checked.set(None))?;
+        let Err(refusal) = revoked.refuse(&holder, &stream) else {
+            return Ok(());
+        };
+        for link in self.state.get_websockets_with_tag(LINK) {
+            refuse(&link, &refusal.to_string())?;
+        }
+        self.end(CloseReason::Stopped).await
     }
 
     async fn supersede(&self) -> Result<Response> {
@@ -356,6 +413,10 @@ impl BroadcastObject {
                 .map_or(0, Broadcast::stored_seq);
             send(link, &ToCore::Ack { seq }).ok();
             self.say_clock();
+            // It may have been taken back between its admission and its first word here.
+            if let Err(error) = self.check_publisher().await {
+                worker::console_warn!("a publisher could not be checked: {error}");
+            }
         }
         // First whom it wakes, then the storage.
         if is_new {

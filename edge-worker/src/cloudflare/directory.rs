@@ -17,7 +17,7 @@ use protocol::{
     internal::{Admission, Admit},
     limits::Limits,
     names::{BroadcastId, StreamName},
-    token::{self, Claims, Revocations},
+    token::{self, Claims, StreamPattern},
 };
 use wasm_bindgen::JsValue;
 use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Response, Result};
@@ -25,7 +25,7 @@ use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Resp
 use super::{
     access,
     answer::{self, problem},
-    binding, guard, link_secret, now_unix_ms, random, webhooks,
+    binding, guard, link_secret, now_unix_ms, random, watch, webhooks,
 };
 use crate::{
     access::is_token,
@@ -34,7 +34,7 @@ use crate::{
         self, Refusal, Stream,
         seal::Seal,
         settings::{Title, Visibility},
-        sql::{self, OnAirRow, Statement, StreamRow, Value},
+        sql::{self, LinkRow, OnAirRow, RevocationRow, Statement, StreamRow, Value},
     },
     routes::{Caching, Problem, Route},
     streams::{Bearer, Managed, Sight},
@@ -63,6 +63,8 @@ pub(super) struct Known {
 #[derive(Debug, Default, Clone)]
 pub(super) struct KnownStream {
     broadcasts: HashSet<BroadcastId>,
+    /// Those of them that have not ended.
+    running: Vec<BroadcastId>,
     /// The newest broadcast that can be played, or that was played last.
     newest: Option<Newest>,
     viewers: u64,
@@ -132,6 +134,15 @@ impl Known {
         StreamList {
             streams: listed.collect(),
         }
+    }
+
+    /// The broadcasts of these streams that have not ended.
+    pub(super) fn running<'a>(
+        &'a self,
+        streams: &'a StreamPattern,
+    ) -> impl Iterator<Item = &'a BroadcastId> {
+        let concerned = (self.streams.iter()).filter(|(name, _)| streams.covers(name));
+        concerned.flat_map(|(_, stream)| &stream.running)
     }
 
     /// How far the clock that the timelines run by is ahead of the platform's, milliseconds: a box's, where one is live.
@@ -269,8 +280,18 @@ async fn run(env: &Env, statement: &Statement) -> Result<()> {
 /// Reads the directory.
 pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
     let now = now_unix_ms();
-    let statement = prepare(&database(env)?, &sql::on_air(now - REMEMBERED_MS))?;
-    let rows = statement.all().await?.results::<OnAirRow>()?;
+    let database = database(env)?;
+    let statements = [
+        sql::on_air(now - REMEMBERED_MS),
+        sql::revocations(watch::revoked_id()),
+    ];
+    let batch: Result<Vec<_>> = statements.iter().map(|s| prepare(&database, s)).collect();
+    let answers = database.batch(batch?).await?;
+    let [on_air, revocations] = answers.as_slice() else {
+        return Err("the directory does not answer what it was asked".into());
+    };
+    watch::learn(revocations.results::<RevocationRow>()?);
+    let rows = on_air.results::<OnAirRow>()?;
     let mut known = Known::default();
     for row in rows {
         let (visibility, limits) = (row.visibility(), row.limits());
@@ -282,6 +303,9 @@ pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
         let Some(id) = row.id else { continue };
         stream.broadcasts.insert(id.clone());
         let closed = row.closed_unix_ms.is_some();
+        if !closed {
+            stream.running.push(id.clone());
+        }
         if let (false, Some(opened), Some(offset)) =
             (closed, row.opened_unix_ms, row.clock_offset_ms)
         {
@@ -304,6 +328,35 @@ pub(super) async fn read(env: &Env) -> Result<Rc<Known>> {
     KNOWN.set(Rc::clone(&known));
     READ_UNIX_MS.set(now);
     Ok(known)
+}
+
+/// The revocations since that one.
+pub(super) async fn revocations(env: &Env, after_id: i64) -> Result<Vec<RevocationRow>> {
+    let statement = prepare(&database(env)?, &sql::revocations(after_id))?;
+    statement.all().await?.results()
+}
+
+/// The watch links of a stream.
+pub(super) async fn links(env: &Env, stream: &StreamName) -> Result<Vec<LinkRow>> {
+    let statement = prepare(&database(env)?, &sql::links(stream))?;
+    statement.all().await?.results()
+}
+
+/// Runs statements that change nothing of the streams: all of them, or none. How many rows the last one changed.
+pub(super) async fn batch(env: &Env, statements: &[Statement]) -> Result<usize> {
+    let database = database(env)?;
+    let batch: Result<Vec<_>> = statements.iter().map(|s| prepare(&database, s)).collect();
+    let answers = database.batch(batch?).await?;
+    let last = answers.last().map(|answer| answer.meta()).transpose()?;
+    Ok(last
+        .flatten()
+        .and_then(|meta| meta.changes)
+        .unwrap_or_default())
+}
+
+/// Whether the request carries the studio secret of the stream.
+pub(super) async fn opens_studio(name: &StreamName, request: &Request, env: &Env) -> Result<bool> {
+    Ok(studio_stream(name, request, env).await?.is_some())
 }
 
 /// A broadcast was opened: those of the stream that went on before it are over.
@@ -462,7 +515,7 @@ async fn admit_key(
             .map_err(|refusal| refusal.to_string()));
     }
     let publisher = match access::access(env)? {
-        Some(access) => access.publish(asked, &Revocations::default(), now_unix_ms()),
+        Some(access) => access.publish(asked, &*watch::revoked_now(env).await?, now_unix_ms()),
         None => Err(token::Refusal::Key),
     };
     let (stream, grant) = match publisher {

@@ -27,6 +27,7 @@ use super::{
     binding,
     broadcast::{FEED, feed},
     leaves, now_unix_ms,
+    watch::REVOKED_HEADER,
 };
 use crate::{
     live::{Broadcast, Directives, Head, ListedPart, ObjectAnswer, SegmentAnswer, Verdict, Wake},
@@ -46,18 +47,13 @@ const REDIAL_MAX: Duration = Duration::from_secs(2);
 /// Waiters of a leaf; beyond, 503.
 const MAX_WAITERS: usize = 20_000;
 
-/// Asks a leaf of a broadcast what a viewer asked. `from` asks for a segment's parts from that one on.
+/// Asks a leaf of a broadcast what a viewer asked: `target` is the path with the query, as far as that is the leaf's business. `from` asks for a segment's parts from that one on.
 pub(super) async fn ask(
     env: &Env,
-    request: &Request,
+    target: &str,
     broadcast: &BroadcastId,
     from: Option<usize>,
 ) -> Result<Response> {
-    let url = request.url()?;
-    let query = url
-        .query()
-        .map(|query| format!("?{query}"))
-        .unwrap_or_default();
     let headers = Headers::new();
     headers.set(BROADCAST_HEADER, broadcast.as_str())?;
     if let Some(from) = from {
@@ -65,7 +61,7 @@ pub(super) async fn ask(
     }
     let mut init = RequestInit::new();
     init.with_method(Method::Get).with_headers(headers);
-    let question = Request::new_with_init(&format!("https://leaf{}{query}", url.path()), &init)?;
+    let question = Request::new_with_init(&format!("https://leaf{target}"), &init)?;
     let n = match leaves(env) {
         1 => 0,
         many => u32::from_le_bytes(super::random()?) % many,
@@ -98,6 +94,8 @@ struct Leaf {
     waiters: RefCell<Vec<Waiter>>,
     sweeping: Cell<bool>,
     asked_unix_ms: Cell<i64>,
+    /// The last revocation that the broadcast's object was told of.
+    revoked: Cell<i64>,
 }
 
 /// What the leaf has of the broadcast.
@@ -130,6 +128,7 @@ impl DurableObject for LeafObject {
             waiters: RefCell::default(),
             sweeping: Cell::default(),
             asked_unix_ms: Cell::default(),
+            revoked: Cell::default(),
         };
         Self {
             leaf: Rc::new(leaf),
@@ -160,7 +159,13 @@ impl DurableObject for LeafObject {
                 return problem(Some(&route), &Problem::not_found());
             }
             match self.leaf.step(&route, from)? {
-                Step::Answer(response) => return Ok(response),
+                Step::Answer(response) => {
+                    let revoked = self.leaf.revoked.get();
+                    if revoked > 0 {
+                        (response.headers()).set(REVOKED_HEADER, &revoked.to_string())?;
+                    }
+                    return Ok(response);
+                }
                 Step::Wait(_) if now_unix_ms() >= deadline => {
                     return problem(Some(&route), &Problem::timeout());
                 }
@@ -252,6 +257,11 @@ impl Leaf {
             };
             let text = message.text().unwrap_or_default();
             let now = now_unix_ms();
+            if let Some(id) = text.strip_prefix(feed::REVOKED) {
+                let id = id.parse().unwrap_or_default();
+                self.revoked.set(self.revoked.get().max(id));
+                continue;
+            }
             let wake = match (text.chars().next(), text.get(1..).unwrap_or_default()) {
                 (Some(feed::SNAPSHOT), snapshot) => {
                     let broadcast = Broadcast::restore(snapshot.as_bytes(), now)?;

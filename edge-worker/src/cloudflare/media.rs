@@ -15,7 +15,7 @@ use worker::{
 
 use super::{
     answer::{self, answer, problem},
-    binding, leaf,
+    binding, leaf, watch,
 };
 use crate::{
     api::MAX_OBJECT_BYTES,
@@ -152,9 +152,9 @@ pub(super) async fn get(
     }
     // Only a part can be waited for; the leaf knows which.
     if let ObjectKind::Part { .. } = key.kind {
-        let said = leaf::ask(env, request, &key.broadcast, None).await?;
+        let said = leaf::ask(env, &request.path(), &key.broadcast, None).await?;
         if said.status_code() != 204 {
-            return Ok(said);
+            return watch::without_revoked(said);
         }
     }
     let Some(found) = read(env, key, range.as_deref()).await? else {

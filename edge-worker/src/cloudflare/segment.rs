@@ -11,6 +11,7 @@ use super::{
     answer::{self, problem},
     leaf::{self, SegmentParts},
     media,
+    watch::{self, Viewer},
 };
 use crate::routes::{self, Caching, Problem, Route, TrackAddress};
 
@@ -19,6 +20,7 @@ pub(super) async fn get(
     route: &Route,
     address: &TrackAddress,
     msn: u64,
+    viewer: Viewer,
     request: Request,
     env: Env,
     context: Context,
@@ -31,13 +33,21 @@ pub(super) async fn get(
         track,
         ..
     } = address;
+    let target = request.path();
     let cache_url = format!("{origin}/live/{stream}/{broadcast}/-/{track}/{msn}.m4s");
     if let Some(cached) = media::cached(&cache_url, None).await? {
-        return Ok(cached);
+        let still = watch::still_now(&env, stream, broadcast, &viewer, &target).await?;
+        return match still {
+            Ok(()) => Ok(cached),
+            Err(found) => problem(Some(route), &found),
+        };
     }
-    let mut said = leaf::ask(&env, &request, broadcast, Some(0)).await?;
+    let mut said = leaf::ask(&env, &target, broadcast, Some(0)).await?;
+    if let Err(found) = watch::still(&env, stream, broadcast, &viewer, &said).await? {
+        return problem(Some(route), &found);
+    }
     if said.status_code() != 200 {
-        return Ok(said);
+        return watch::without_revoked(said);
     }
     let known: SegmentParts = said.json().await?;
     if let Some(whole) = &known.whole {
@@ -62,7 +72,8 @@ pub(super) async fn get(
         env,
         context,
         origin,
-        request,
+        target,
+        viewer,
         address: address.clone(),
         sent: 0,
         waiting: known.parts.into(),
@@ -79,7 +90,9 @@ struct Growing {
     context: Context,
     /// Where this Worker is reached: part of what the cache knows an object by.
     origin: String,
-    request: Request,
+    /// What the leaf is asked for.
+    target: String,
+    viewer: Viewer,
     address: TrackAddress,
     /// Parts sent so far.
     sent: usize,
@@ -105,11 +118,21 @@ impl Growing {
             }
             let mut said = leaf::ask(
                 &self.env,
-                &self.request,
+                &self.target,
                 &self.address.broadcast,
                 Some(self.sent),
             )
             .await?;
+            // A session that ended gets no part that came after.
+            let TrackAddress {
+                stream, broadcast, ..
+            } = &self.address;
+            if watch::still(&self.env, stream, broadcast, &self.viewer, &said)
+                .await?
+                .is_err()
+            {
+                return Err("the session is over".into());
+            }
             if said.status_code() != 200 {
                 // Cut off in the open, so that nobody takes a torso for the segment.
                 return Err("the running segment was lost".into());

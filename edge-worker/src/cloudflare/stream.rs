@@ -21,14 +21,22 @@ use super::{
     binding,
     broadcast::{RESUME, SUPERSEDE},
     directory, media, now_unix_ms,
+    watch::{self, Seen},
 };
 use crate::{
-    api,
+    api::{self, SessionList},
     audience::{Audience, Beacon, MAX_BEACON_BYTES},
     directory::{Refusal, sql},
     routes::{Caching, Problem, Route},
+    sessions::{InUse, Sessions},
 };
 
+/// A session asks for something, or begins.
+pub(super) const SEEN: &str = "seen";
+/// A session is over.
+pub(super) const LEFT: &str = "left";
+/// Who watches with a token.
+pub(super) const SESSIONS: &str = "sessions";
 const DELETED_KEY: &str = "deleted";
 /// How often the objects of a deleted stream are looked for, milliseconds, and for how long at the least.
 const SWEEP_MS: i64 = 30_000;
@@ -98,7 +106,12 @@ pub(super) async fn beacon(
         Ok(beacon) => beacon,
         Err(found) => return problem(Some(route), &found),
     };
-    question(env, stream, "beacon", serde_json::to_string(&beacon)?).await?;
+    match &beacon.session {
+        // Its requests count a session.
+        Some(session) if beacon.left => watch::left(env, stream, session, &request).await?,
+        Some(_) => {}
+        None => drop(question(env, stream, "beacon", serde_json::to_string(&beacon)?).await?),
+    }
     answer(
         Some(route),
         StatusCode::NO_CONTENT,
@@ -108,7 +121,12 @@ pub(super) async fn beacon(
     )
 }
 
-async fn question(env: &Env, stream: &StreamName, path: &str, body: String) -> Result<Response> {
+pub(super) async fn question(
+    env: &Env,
+    stream: &StreamName,
+    path: &str,
+    body: String,
+) -> Result<Response> {
     let headers = Headers::new();
     headers.set(STREAM_HEADER, stream.as_str())?;
     let mut init = RequestInit::new();
@@ -122,6 +140,16 @@ async fn question(env: &Env, stream: &StreamName, path: &str, body: String) -> R
         .await
 }
 
+fn nothing() -> Result<Response> {
+    answer(
+        None,
+        StatusCode::NO_CONTENT,
+        Caching::Never,
+        None,
+        Vec::new(),
+    )
+}
+
 #[durable_object]
 pub struct StreamObject {
     state: State,
@@ -131,6 +159,7 @@ pub struct StreamObject {
 struct Viewers {
     env: Env,
     audience: RefCell<Audience>,
+    sessions: RefCell<Sessions>,
     stream: RefCell<Option<StreamName>>,
     said_unix_ms: Cell<i64>,
     said: Cell<usize>,
@@ -142,6 +171,7 @@ impl DurableObject for StreamObject {
         let viewers = Viewers {
             env,
             audience: RefCell::default(),
+            sessions: RefCell::default(),
             stream: RefCell::default(),
             said_unix_ms: Cell::default(),
             said: Cell::new(usize::MAX),
@@ -212,6 +242,37 @@ impl DurableObject for StreamObject {
                     Vec::new(),
                 )
             }
+            "/seen" => {
+                let seen: Seen = request.json().await?;
+                self.viewers.stream.replace(Some(stream));
+                let told = self.viewers.sessions.borrow_mut().seen(
+                    &seen.session,
+                    seen.about,
+                    seen.address,
+                    now_unix_ms(),
+                );
+                match told {
+                    Ok(()) => {
+                        self.say().await?;
+                        nothing()
+                    }
+                    Err(InUse(devices)) => {
+                        let text = devices.to_string().into_bytes();
+                        answer(None, StatusCode::FORBIDDEN, Caching::Never, None, text)
+                    }
+                }
+            }
+            "/left" => {
+                if let Ok(id) = request.text().await?.parse() {
+                    self.viewers.sessions.borrow_mut().left(&id);
+                }
+                nothing()
+            }
+            "/sessions" => {
+                let sessions = self.viewers.sessions.borrow_mut().list(now_unix_ms());
+                let list = SessionList { sessions };
+                json(None, StatusCode::OK, Caching::Never, &list)
+            }
             _ => problem(None, &Problem::not_found()),
         }
     }
@@ -269,7 +330,8 @@ impl StreamObject {
     async fn say(&self) -> Result<()> {
         let viewers = &self.viewers;
         let now = now_unix_ms();
-        let count = viewers.audience.borrow_mut().count(now);
+        let beacons = viewers.audience.borrow_mut().count(now);
+        let count = beacons + viewers.sessions.borrow_mut().count(now);
         let Some(stream) = viewers.stream.borrow().clone() else {
             return Ok(());
         };

@@ -1,16 +1,13 @@
 //! Streams made, changed and deleted by those who manage them: [`crate::streams`].
 
 use http::StatusCode;
-use protocol::{
-    names::{BroadcastId, StreamName},
-    token::Revocations,
-};
+use protocol::names::{BroadcastId, StreamName};
 use worker::{Env, Request, Response, Result};
 
 use super::{
     access,
     answer::{answer, json, problem},
-    directory, now_unix_ms, random, stream,
+    directory, now_unix_ms, random, stream, watch,
 };
 use crate::{
     api,
@@ -24,7 +21,7 @@ type Done<T> = std::result::Result<T, Problem>;
 
 /// `POST /api/streams`, `PATCH` and `DELETE /api/streams/{stream}`, `POST /api/streams/{stream}/keys`.
 pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
-    let revoked = Revocations::default();
+    let revoked = watch::revoked_now(env).await?;
     let bearer = match access::bearer(&request, &revoked, env)? {
         Ok(Some(bearer)) => bearer,
         Ok(None) => return problem(Some(route), &Problem::unauthorized()),

@@ -231,6 +231,16 @@ impl Problem {
         )
     }
 
+    /// 503: this edge has no keys to sign tokens with.
+    pub fn no_token_keys() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "no-token-keys",
+            "No token keys",
+            "This edge has no keys to sign tokens with: set TOKEN_KEYS.",
+        )
+    }
+
     /// 409: a stream has as many watch links as it can have.
     pub fn too_many_links(most: usize) -> Self {
         Self::new(

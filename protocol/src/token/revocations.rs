@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Holder, Refusal, Seconds, StreamPattern, Tag};
+use super::{Grant, Holder, Refusal, Seconds, StreamPattern, Tag};
 use crate::{names::StreamName, session::Session};
 
 /// What is taken back.
@@ -131,23 +131,29 @@ impl Revocations {
     /// # Errors
     /// [`Refusal::Revoked`].
     pub fn refuse(&self, holder: &Holder, stream: &StreamName) -> Result<(), Refusal> {
-        self.refuse_where(holder, |streams| streams.covers(stream))
+        let covers = |streams: &StreamPattern| streams.covers(stream);
+        self.refuse_where(holder, covers, covers)
     }
 
-    /// Whether a token was taken back, for any of these streams.
+    /// Whether a token that manages streams was taken back, for any of these. Taking back all that was issued for some streams takes nothing
+    /// from whoever manages more than those: else nobody could do it who manages all.
     ///
     /// # Errors
     /// [`Refusal::Revoked`].
-    pub fn refuse_all(&self, holder: &Holder, wanted: &StreamPattern) -> Result<(), Refusal> {
-        self.refuse_where(holder, |streams| {
-            streams.covers_all(wanted) || wanted.covers_all(streams)
-        })
+    pub fn refuse_manager(&self, grant: &Grant, wanted: &StreamPattern) -> Result<(), Refusal> {
+        self.refuse_where(
+            &grant.holder(),
+            |streams| streams.covers_all(wanted) || wanted.covers_all(streams),
+            |streams| streams.covers_all(&grant.claims().stream),
+        )
     }
 
+    /// `concerned` by what names the token or its subject, `reached` by what names neither.
     fn refuse_where(
         &self,
         holder: &Holder,
         concerned: impl Fn(&StreamPattern) -> bool,
+        reached: impl Fn(&StreamPattern) -> bool,
     ) -> Result<(), Refusal> {
         // Issued within the second of the revocation is taken back too: which came first is not known.
         let before =
@@ -161,7 +167,7 @@ impl Revocations {
         };
         let revoked = any(self.ids.get(&holder.token), true)
             || any(self.subjects.get(&holder.subject), false)
-            || any(Some(&self.all), false);
+            || (self.all.iter()).any(|scope| reached(&scope.streams) && before(scope.at_unix_ms));
         if revoked {
             return Err(Refusal::Revoked);
         }

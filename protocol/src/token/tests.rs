@@ -606,6 +606,41 @@ fn a_revocation_takes_back_what_it_names_and_nothing_else() {
 }
 
 #[test]
+fn a_manager_is_taken_back_by_name_wherever_it_reaches_and_by_its_streams_where_it_reaches_no_further()
+ {
+    let manage = |streams| claims(HERE, streams, &[Action::Manage]);
+    let grant = |streams| verify(&signer(HERE, 1).mint(&manage(streams)).unwrap()).unwrap();
+    let subject = Revoked::Subject {
+        iss: HERE.to_owned(),
+        sub: manage("*").sub,
+    };
+    for (what, reach, holds, wanted, refused) in [
+        (Revoked::All, "main", "main", "main", true),
+        (Revoked::All, "main", "*", "main", false),
+        (Revoked::All, "main", "*", "*", false),
+        (Revoked::All, "*", "main", "main", true),
+        (Revoked::All, "*", "*", "other", true),
+        (subject.clone(), "main", "*", "main", true),
+        (subject.clone(), "main", "*", "*", true),
+        (subject.clone(), "main", "*", "other", false),
+        (subject, "m*", "*", "main", true),
+    ] {
+        let revocations = Revocations::from_iter([Revocation {
+            what: what.clone(),
+            streams: reach.parse().unwrap(),
+            at_unix_ms: NOW,
+            until_unix_ms: None,
+        }]);
+        let answer = revocations.refuse_manager(&grant(holds), &wanted.parse().unwrap());
+        assert_eq!(
+            answer.is_err(),
+            refused,
+            "{what:?} {reach}: {holds} {wanted}"
+        );
+    }
+}
+
+#[test]
 fn a_revocation_is_forgotten_once_nothing_can_come_of_it_and_not_before() {
     let of = |at_unix_ms, until_unix_ms| Revocation {
         what: Revoked::All,

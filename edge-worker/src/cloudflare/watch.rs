@@ -1,0 +1,567 @@
+//! Who watches at the Worker: playback sessions from their begin to their end, and what ends them early.
+//!
+//! An isolate remembers the revocations and reads those that are newer with the directory, once a second. Within a second it hears of
+//! them from the leaves: the object of a broadcast is told of each, and every answer of a leaf says which is the last that it was told of
+//! ([`REVOKED_HEADER`]); an isolate that does not know that one reads it before it lets the answer out. A cached playlist carries the header
+//! as well. So a revoked viewer's next part is refused, and nothing is asked of the database for it but once a revocation.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    net::IpAddr,
+    rc::Rc,
+};
+
+use http::StatusCode;
+use protocol::{
+    names::{BroadcastId, StreamName},
+    session::Session,
+    token::{Action, Ask, Claims, Grant, Refusal, Revocations, StreamPattern, Tag},
+};
+use serde::{Deserialize, Serialize};
+use worker::{Context, Env, Request, Response, Result};
+
+use super::{
+    access::access,
+    answer::{answer, json, problem},
+    broadcast, directory, guard, leaf, now_unix_ms, random, stream,
+};
+use crate::{
+    access::{Begun, Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
+    api::{self, LinkList},
+    directory::{bearer, sql},
+    playlist,
+    routes::{self, Caching, Pass, Problem, Route},
+    sessions::{About, Protocol},
+};
+
+/// On answers of leaves and on cached playlists: the id of the last revocation that the leaf was told of.
+pub(super) const REVOKED_HEADER: &str = "x-ghost-live-revoked";
+/// The stream's object hears of a session at most so often from one isolate, milliseconds: well within
+/// [`crate::sessions::IDLE_MS`].
+const SEEN_MS: i64 = 5_000;
+/// Sessions whose last word to the stream's object an isolate remembers; beyond, it says it once more.
+const MAX_SEEN: usize = 20_000;
+/// What a leaf said of revocations is taken for so long, milliseconds: less than a part.
+const HEARD_MS: i64 = 250;
+
+thread_local! {
+    /// What was taken back, up to and with the revocation of that id.
+    static REVOKED: RefCell<(i64, Rc<Revocations>)> = RefCell::default();
+    /// When the stream's object last heard of a session.
+    static SEEN: RefCell<HashMap<Tag, i64>> = RefCell::default();
+    /// When a leaf of a broadcast last answered here.
+    static HEARD: RefCell<HashMap<BroadcastId, i64>> = RefCell::default();
+    static SWEPT_UNIX_MS: Cell<i64> = const { Cell::new(0) };
+}
+
+/// A viewer who was let in: what is looked at again before an answer goes out.
+#[derive(Debug, Clone)]
+pub(super) enum Viewer {
+    /// One of those who watch without a token.
+    Anybody,
+    /// A session.
+    Session(Box<Session>),
+}
+
+/// What the stream's object hears of a session.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Seen {
+    pub(super) session: Session,
+    pub(super) about: Option<About>,
+    pub(super) address: IpAddr,
+}
+
+// ---- what was taken back
+
+/// The id of the last revocation that is known here.
+pub(super) fn revoked_id() -> i64 {
+    REVOKED.with_borrow(|known| known.0)
+}
+
+pub(super) fn revoked() -> Rc<Revocations> {
+    REVOKED.with_borrow(|known| Rc::clone(&known.1))
+}
+
+/// Takes in what the directory has.
+pub(super) fn learn(rows: Vec<sql::RevocationRow>) {
+    let Some(last) = rows.iter().map(|row| row.id as i64).max() else {
+        return;
+    };
+    REVOKED.with_borrow_mut(|known| {
+        let revocations = Rc::make_mut(&mut known.1);
+        for row in rows {
+            match row.read() {
+                Some(revocation) => drop(revocations.add(revocation)),
+                None => worker::console_error!("a revocation cannot be read, and is not in force"),
+            }
+        }
+        known.0 = known.0.max(last);
+    });
+}
+
+/// What was taken back, up to this moment.
+pub(super) async fn revoked_now(env: &Env) -> Result<Rc<Revocations>> {
+    learn(directory::revocations(env, revoked_id()).await?);
+    Ok(revoked())
+}
+
+/// Takes in what a leaf's answer says.
+async fn hear(env: &Env, broadcast: &BroadcastId, response: &Response) -> Result<()> {
+    HEARD.with_borrow_mut(|heard| {
+        if heard.len() > 1_000 {
+            heard.clear();
+        }
+        heard.insert(broadcast.clone(), now_unix_ms());
+    });
+    let told = response.headers().get(REVOKED_HEADER)?;
+    let told: i64 = told.and_then(|id| id.parse().ok()).unwrap_or_default();
+    if told > revoked_id() {
+        learn(directory::revocations(env, revoked_id()).await?);
+    }
+    Ok(())
+}
+
+// ---- viewers
+
+/// Whether a request for a playlist or a segment may go on, and who asks; its session is counted as seen.
+pub(super) async fn viewer(
+    env: &Env,
+    context: &Context,
+    stream: &StreamName,
+    session: &routes::Session,
+    request: &Request,
+) -> Result<std::result::Result<Viewer, Problem>> {
+    let Some(known) = directory::stream(env, context, stream).await? else {
+        return Ok(Err(Problem::not_found()));
+    };
+    if session.is_public() {
+        return Ok(match known.visibility().needs_token() {
+            true => Err(Problem::token_needed()),
+            false => Ok(Viewer::Anybody),
+        });
+    }
+    let Some(access) = access(env)? else {
+        return Ok(Err(Problem::token(&Refusal::Key)));
+    };
+    let address = guard::client(request)?.address;
+    let read = access.session(session.as_str(), stream, address, &revoked(), now_unix_ms());
+    let session = match read {
+        Ok(session) => session,
+        Err(refusal) => return Ok(Err(Problem::token(&refusal))),
+    };
+    let seen = Seen {
+        session,
+        about: None,
+        address,
+    };
+    if let Err(found) = say_seen(env, context, stream, &seen).await? {
+        return Ok(Err(found));
+    }
+    Ok(Ok(Viewer::Session(Box::new(seen.session))))
+}
+
+/// Whether somebody who was let in may have the answer that a leaf gave.
+pub(super) async fn still(
+    env: &Env,
+    stream: &StreamName,
+    broadcast: &BroadcastId,
+    viewer: &Viewer,
+    response: &Response,
+) -> Result<std::result::Result<(), Problem>> {
+    let Viewer::Session(session) = viewer else {
+        return Ok(Ok(()));
+    };
+    hear(env, broadcast, response).await?;
+    Ok(now(stream, session))
+}
+
+/// As [`still`], where the answer comes from a cache and a leaf has not been heard for longer than a part.
+pub(super) async fn still_now(
+    env: &Env,
+    stream: &StreamName,
+    broadcast: &BroadcastId,
+    viewer: &Viewer,
+    target: &str,
+) -> Result<std::result::Result<(), Problem>> {
+    let Viewer::Session(session) = viewer else {
+        return Ok(Ok(()));
+    };
+    let heard = HEARD.with_borrow(|heard| heard.get(broadcast).copied());
+    if heard.is_none_or(|at| now_unix_ms().saturating_sub(at) > HEARD_MS) {
+        let response = leaf::ask(env, target, broadcast, Some(0)).await?;
+        hear(env, broadcast, &response).await?;
+    }
+    Ok(now(stream, session))
+}
+
+fn now(stream: &StreamName, session: &Session) -> std::result::Result<(), Problem> {
+    let refused = match session.ends_unix_ms <= now_unix_ms() {
+        true => Err(Refusal::Expired),
+        false => revoked().refuse_session(session, stream),
+    };
+    refused.map_err(|refusal| Problem::token(&refusal))
+}
+
+/// Tells the stream's object of a session, now and then. Where its token is for so many devices the answer is waited for.
+async fn say_seen(
+    env: &Env,
+    context: &Context,
+    stream: &StreamName,
+    seen: &Seen,
+) -> Result<std::result::Result<(), Problem>> {
+    let (id, now) = (seen.session.id, now_unix_ms());
+    let begins = seen.about.is_some();
+    let due = SEEN.with_borrow_mut(|all| {
+        if all.len() > MAX_SEEN {
+            all.clear();
+        }
+        let due = all
+            .get(&id)
+            .is_none_or(|at| now.saturating_sub(*at) >= SEEN_MS);
+        if due || begins {
+            all.insert(id, now);
+        }
+        due || begins
+    });
+    if !due {
+        return Ok(Ok(()));
+    }
+    let body = serde_json::to_string(seen)?;
+    if seen.session.max.is_none() && !begins {
+        let (env, stream) = (env.clone(), stream.clone());
+        context.wait_until(async move {
+            if let Err(error) = stream::question(&env, &stream, stream::SEEN, body).await {
+                worker::console_warn!(
+                    "the stream's object could not be told of a session: {error}"
+                );
+            }
+        });
+        return Ok(Ok(()));
+    }
+    let mut given = stream::question(env, stream, stream::SEEN, body).await?;
+    if given.status_code() == 204 {
+        return Ok(Ok(()));
+    }
+    // The next request asks again: another device may have stopped.
+    SEEN.with_borrow_mut(|all| all.remove(&id));
+    let in_use: u32 = given.text().await?.parse().unwrap_or_default();
+    Ok(Err(Problem::in_use(&crate::sessions::InUse(in_use))))
+}
+
+/// A player says that it is gone.
+pub(super) async fn left(
+    env: &Env,
+    stream: &StreamName,
+    session: &str,
+    request: &Request,
+) -> Result<()> {
+    let Some(access) = access(env)? else {
+        return Ok(());
+    };
+    let address = guard::client(request)?.address;
+    if let Ok(session) = access.session(session, stream, address, &revoked(), now_unix_ms()) {
+        SEEN.with_borrow_mut(|all| all.remove(&session.id));
+        stream::question(env, stream, stream::LEFT, session.id.to_string()).await?;
+    }
+    Ok(())
+}
+
+/// A multivariant playlist or an MPD, with a session for whoever comes with a token.
+pub(super) async fn enter(
+    route: &Route,
+    name: &StreamName,
+    request: &Request,
+    env: &Env,
+    context: &Context,
+) -> Result<Response> {
+    let Some(known) = directory::stream(env, context, name).await? else {
+        return problem(Some(route), &Problem::no_stream());
+    };
+    let (url, authorization) = (request.url()?, request.headers().get("authorization")?);
+    let pass = match Pass::of(url.query(), bearer(authorization.as_deref())) {
+        Ok(pass) => pass,
+        Err(found) => return problem(Some(route), &found),
+    };
+    let address = guard::client(request)?.address;
+    let mut begun = None;
+    let mut goes_on = None;
+    match pass {
+        None if known.visibility().needs_token() => {
+            return problem(Some(route), &Problem::token_needed());
+        }
+        None => {}
+        Some(Pass::Session(session)) => {
+            match viewer(env, context, name, &session, request).await? {
+                Err(found) => return problem(Some(route), &found),
+                Ok(Viewer::Anybody) => {}
+                Ok(viewer) => goes_on = Some((session, viewer)),
+            }
+        }
+        Some(Pass::Token(token)) => match begin(env, name, &token, address)? {
+            Ok(new) => begun = Some(new),
+            Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
+        },
+    }
+    let Some(broadcast) = known.newest() else {
+        return problem(Some(route), &Problem::not_live());
+    };
+    // Without the query: a token is nobody else's business.
+    let mut given = leaf::ask(env, url.path(), broadcast, None).await?;
+    match given.status_code() {
+        200 => {}
+        // One that ended long ago is forgotten by its object before it is by the directory.
+        404 => return problem(Some(route), &Problem::not_live()),
+        _ => return Ok(given),
+    }
+    let (session, viewer) = match (begun, goes_on) {
+        (Some(begun), _) => {
+            let claims = begun.grant.claims();
+            let seen = Seen {
+                about: Some(About {
+                    subject: claims.sub.clone(),
+                    jti: claims.jti.clone(),
+                    protocol: match route {
+                        Route::Dash(_) => Protocol::Dash,
+                        _ => Protocol::Hls,
+                    },
+                }),
+                session: begun.session,
+                address,
+            };
+            if let Err(found) = say_seen(env, context, name, &seen).await? {
+                return problem(Some(route), &found);
+            }
+            (begun.text, Viewer::Session(Box::new(seen.session)))
+        }
+        (None, Some((session, viewer))) => (session.as_str().to_owned(), viewer),
+        (None, None) => return without_revoked(given),
+    };
+    if let Err(found) = still(env, name, broadcast, &viewer, &given).await? {
+        return problem(Some(route), &found);
+    }
+    let body = playlist::personal(&given.text().await?, &session);
+    let kind = match route {
+        Route::Dash(_) => playlist::DASH_TYPE,
+        _ => playlist::HLS_TYPE,
+    };
+    answer(
+        Some(route),
+        StatusCode::OK,
+        Caching::Never,
+        Some(kind),
+        body.into_bytes(),
+    )
+}
+
+fn begin(
+    env: &Env,
+    stream: &StreamName,
+    token: &str,
+    address: IpAddr,
+) -> Result<std::result::Result<Begun, Refusal>> {
+    let Some(access) = access(env)? else {
+        return Ok(Err(Refusal::Key));
+    };
+    let ask = Ask {
+        action: Action::Watch,
+        stream,
+        address,
+    };
+    Ok(access.begin(token, &ask, &revoked(), random()?, now_unix_ms()))
+}
+
+/// An answer without what is said inside the edge only.
+pub(super) fn without_revoked(response: Response) -> Result<Response> {
+    match response.headers().has(REVOKED_HEADER)? {
+        true => super::answer::from_cache(response),
+        false => Ok(response),
+    }
+}
+
+// ---- who manages
+
+/// Whether whoever asks manages all of these streams: by a token, or (one stream) by its studio link.
+pub(super) async fn manages(
+    env: &Env,
+    streams: &StreamPattern,
+    request: &Request,
+) -> Result<std::result::Result<(), Problem>> {
+    match manager(env, streams, request).await? {
+        Ok(_) => Ok(Ok(())),
+        Err(found) => {
+            if let Some(name) = streams.name()
+                && directory::opens_studio(&name, request, env).await?
+            {
+                return Ok(Ok(()));
+            }
+            Ok(Err(found))
+        }
+    }
+}
+
+/// The token that lets whoever asks manage all of these streams.
+pub(super) async fn manager(
+    env: &Env,
+    streams: &StreamPattern,
+    request: &Request,
+) -> Result<std::result::Result<Grant, Problem>> {
+    let authorization = request.headers().get("authorization")?;
+    let Some(token) = bearer(authorization.as_deref()) else {
+        return Ok(Err(Problem::unauthorized()));
+    };
+    let Some(access) = access(env)? else {
+        return Ok(Err(Problem::unauthorized()));
+    };
+    let (address, revoked) = (guard::client(request)?.address, revoked_now(env).await?);
+    let grant = access.manages(token, streams, address, &revoked, now_unix_ms());
+    Ok(grant.map_err(|refusal| Problem::token(&refusal)))
+}
+
+// ---- what owners ask
+
+/// Takes something back: keeps it, and tells the broadcasts that it concerns.
+async fn revoke(env: &Env, wanted: TakeBack) -> Result<protocol::token::Revocation> {
+    let now = now_unix_ms();
+    let revocation = wanted.revocation(now);
+    directory::batch(env, &sql::revoke(&revocation, now)).await?;
+    tell(env, &revocation.streams).await?;
+    Ok(revocation)
+}
+
+/// Tells the running broadcasts of these streams that something was taken back.
+async fn tell(env: &Env, streams: &StreamPattern) -> Result<()> {
+    revoked_now(env).await?;
+    let known = directory::read(env).await?;
+    for broadcast in known.running(streams) {
+        // One that cannot be told hears of it with its publisher's next change, its viewers' isolates within a second.
+        if let Err(error) = broadcast::revoked(env, broadcast, revoked_id()).await {
+            worker::console_warn!("a broadcast could not be told of a revocation: {error}");
+        }
+    }
+    Ok(())
+}
+
+/// `POST /api/revocations`, sessions and watch links of a stream.
+pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
+    if let Route::Revocations = route {
+        let authorization = request.headers().get("authorization")?;
+        if bearer(authorization.as_deref()).is_none() {
+            return problem(Some(route), &Problem::unauthorized());
+        }
+        let body = directory::question(&mut request).await?;
+        let wanted: TakeBack = match body.and_then(|body| api::read(&body)) {
+            Ok(wanted) => wanted,
+            Err(found) => return problem(Some(route), &found),
+        };
+        if let Err(found) = manages(env, &wanted.streams, &request).await? {
+            return problem(Some(route), &found);
+        }
+        let revocation = revoke(env, wanted).await?;
+        return json(Some(route), StatusCode::OK, Caching::Never, &revocation);
+    }
+    let (Route::Sessions(name)
+    | Route::EndSession(name, _)
+    | Route::Links(name)
+    | Route::DeleteLink(name, _)) = route
+    else {
+        return problem(Some(route), &Problem::not_found());
+    };
+    if let Err(found) = manages(env, &name.clone().into(), &request).await? {
+        return problem(Some(route), &found);
+    }
+    let done = || {
+        answer(
+            Some(route),
+            StatusCode::NO_CONTENT,
+            Caching::Never,
+            None,
+            Vec::new(),
+        )
+    };
+    match route {
+        Route::Sessions(_) => {
+            let given = stream::question(env, name, stream::SESSIONS, String::new()).await?;
+            super::answer::with_headers(Some(route), Caching::Never, given)
+        }
+        Route::EndSession(_, id) => {
+            let ended = TakeBack {
+                what: protocol::token::Revoked::Session(*id),
+                streams: name.clone().into(),
+            };
+            revoke(env, ended).await?;
+            stream::question(env, name, stream::LEFT, id.to_string()).await?;
+            done()
+        }
+        Route::DeleteLink(_, jti) => {
+            let Some(access) = access(env)? else {
+                return problem(Some(route), &Problem::not_found());
+            };
+            let taken_back = TakeBack {
+                what: access.revoked_link(jti.clone()),
+                streams: name.clone().into(),
+            };
+            let now = now_unix_ms();
+            let revocation = taken_back.revocation(now);
+            let [sweep, revoke] = sql::revoke(&revocation, now);
+            let delete = sql::delete_link(name, jti);
+            let changed = directory::batch(env, &[sweep, revoke, delete]).await?;
+            tell(env, &revocation.streams).await?;
+            match changed {
+                0 => problem(Some(route), &Problem::not_found()),
+                _ => done(),
+            }
+        }
+        _ if request.method() == worker::Method::Post => add_link(route, name, request, env).await,
+        _ => {
+            let Some(access) = access(env)? else {
+                return json(
+                    Some(route),
+                    StatusCode::OK,
+                    Caching::Never,
+                    &LinkList { links: Vec::new() },
+                );
+            };
+            let links = directory::links(env, name).await?.into_iter();
+            let links = links.filter_map(|row| {
+                let claims: Claims = serde_json::from_str(&row.claims).ok()?;
+                access.link(&claims, row.created_unix_ms as i64).ok()
+            });
+            let links: Vec<Link> = links.collect();
+            json(
+                Some(route),
+                StatusCode::OK,
+                Caching::Never,
+                &LinkList { links },
+            )
+        }
+    }
+}
+
+async fn add_link(
+    route: &Route,
+    name: &StreamName,
+    mut request: Request,
+    env: &Env,
+) -> Result<Response> {
+    let Some(access) = access(env)? else {
+        return problem(Some(route), &Problem::no_token_keys());
+    };
+    let body = directory::question(&mut request).await?;
+    let wanted: WantedLink = match body.and_then(|body| api::read(&body)) {
+        Ok(wanted) => wanted,
+        Err(found) => return problem(Some(route), &found),
+    };
+    let now = now_unix_ms();
+    let (claims, link) = match access.make_link(name, &wanted, random()?, now) {
+        Ok(made) => made,
+        Err(NotMinted::Mint(error)) => return problem(Some(route), &Problem::mint(&error)),
+        Err(NotMinted::Refused(refusal)) => return problem(Some(route), &Problem::token(&refusal)),
+    };
+    let claims = serde_json::to_string(&claims)?;
+    let statement = sql::add_link(name, &link.jti, &link.name, &claims, now, MAX_LINKS);
+    match directory::batch(env, &[statement]).await? {
+        0 => problem(Some(route), &Problem::too_many_links(MAX_LINKS)),
+        _ => json(Some(route), StatusCode::CREATED, Caching::Never, &link),
+    }
+}
