@@ -238,7 +238,9 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
             let bearer = match (access::bearer(&request, &revoked, &env)?, route) {
                 (Ok(bearer), _) => bearer,
                 // No token: it may be what the studio link carries.
-                (Err(_), Route::Stream(name)) if directory::opens_studio(name, &request, &env).await? => {
+                (Err(_), Route::Stream(name))
+                    if directory::opens_studio(name, &request, &env).await? =>
+                {
                     owner = true;
                     None
                 }
