@@ -187,17 +187,6 @@ pub struct Access {
     sessions: Vec<(SessionKey, Option<i64>)>,
 }
 
-/// A playback session that begins, and its segment of the addresses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Begun {
-    /// What was granted.
-    pub grant: Grant,
-    /// The session.
-    pub session: Session,
-    /// The path segment.
-    pub text: String,
-}
-
 impl Access {
     /// For this installation, with its own keys and those of others that it trusts.
     ///
@@ -285,16 +274,19 @@ impl Access {
         revoked: &Revocations,
         random: [u8; 12],
         now_unix_ms: i64,
-    ) -> Result<Begun, Refusal> {
+    ) -> Result<(Grant, Session), Refusal> {
         let grant = self.check(token, ask, revoked, now_unix_ms)?;
         let session = Session::begin(&grant, random, now_unix_ms);
+        Ok((grant, session))
+    }
+
+    /// A session's segment of the addresses.
+    ///
+    /// # Errors
+    /// [`Refusal::TooLong`].
+    pub fn sign_session(&self, stream: &StreamName, session: &Session) -> Result<String, Refusal> {
         let (key, _) = self.sessions.first().ok_or(Refusal::Key)?;
-        let text = key.sign(ask.stream, &session)?;
-        Ok(Begun {
-            grant,
-            session,
-            text,
-        })
+        key.sign(stream, session)
     }
 
     /// Begins a playback session for somebody who has the studio link of a stream: of a token of the id `jti`, by which all of them are
@@ -309,7 +301,7 @@ impl Access {
         revoked: &Revocations,
         random: [u8; 12],
         now_unix_ms: i64,
-    ) -> Result<Begun, Refusal> {
+    ) -> Result<(Grant, Session), Refusal> {
         let wanted = Wanted {
             stream: ask.stream.clone().into(),
             act: ask.action.into(),

@@ -261,7 +261,11 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 };
                 return match stream.told(name, sight) {
                     Some(told) => json(Some(route), StatusCode::OK, Caching::Never, &told),
-                    None => problem(Some(route), &Problem::token_needed()),
+                    None => {
+                        let kept = bearer.as_ref().map(|bearer| bearer.kept_from(name));
+                        let found = kept.unwrap_or_else(Problem::token_needed);
+                        problem(Some(route), &found)
+                    }
                 };
             }
             let list = known.list(bearer.as_ref());

@@ -469,6 +469,15 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
     })
 }
 
+/// Where somebody is sent who asked for that multivariant playlist or MPD and is to watch another stream.
+pub fn elsewhere(route: &Route, stream: &StreamName, session: &str) -> String {
+    let file = match route {
+        Route::Dash(_) => "manifest.mpd",
+        _ => "index.m3u8",
+    };
+    format!("../{stream}/{file}?session={session}")
+}
+
 /// The id of a watch link's token: as this installation makes them.
 fn link_id(text: &str) -> Option<String> {
     Some(text.parse::<Tag>().ok()?.to_string())

@@ -9,7 +9,7 @@ use std::{
     net::IpAddr,
 };
 
-use protocol::{session::Session, token::Tag};
+use protocol::{names::Protocol, session::Session, token::Tag};
 use serde::{Deserialize, Serialize};
 
 /// A session counts for so long after its last request, milliseconds: longer than a blocked request waits.
@@ -18,16 +18,6 @@ pub const IDLE_MS: i64 = 20_000;
 pub const MAX_SESSIONS: usize = 100_000;
 /// Sessions that a token of any number of devices has at a time, so that one leaked token does not fill the list.
 const MAX_OF_TOKEN: usize = 10_000;
-
-/// What a viewer asks in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Protocol {
-    /// Playlists of HLS.
-    Hls,
-    /// The MPD of DASH.
-    Dash,
-}
 
 /// What is told of a session to the owner of its stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,19 +45,26 @@ pub struct Listed {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// `sub` of its token.
-    pub subject: String,
+    pub subject: Option<String>,
     /// `jti` of its token.
-    pub jti: String,
+    pub jti: Option<String>,
     /// What it is played by.
     pub protocol: Protocol,
 }
 
-/// The token is in use on as many devices as it is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the token plays on {0} devices already, as many as it is for: stop one, and try again in half a minute"
-)]
-pub struct InUse(pub u32);
+/// Why one more does not play.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NotOneMore {
+    /// The token is in use on as many devices as it is for.
+    #[error(
+        "the token plays on {0} devices already, as many as it is for: stop one, and try again in half a minute"
+    )]
+    InUse(u32),
+    /// The stream has as many viewers as it may have.
+    #[error("as many are watching as this stream may have: try again later")]
+    Full,
+}
 
 #[derive(Debug, Clone)]
 struct Active {
@@ -85,17 +82,18 @@ pub struct Sessions {
 }
 
 impl Sessions {
-    /// A session asks for something, or (with what is known `about` it) begins.
+    /// A session asks for something, or (with what is known `about` it) begins. `most` viewers may watch at a time.
     ///
     /// # Errors
-    /// [`InUse`] when it is not among those that are active, and its token plays on as many devices as it is for.
+    /// [`NotOneMore`] when it is not among those that are active, and there are as many already.
     pub fn seen(
         &mut self,
         session: &Session,
         about: Option<About>,
+        most: Option<u32>,
         address: IpAddr,
         now_unix_ms: i64,
-    ) -> Result<(), InUse> {
+    ) -> Result<(), NotOneMore> {
         let token = session.holder.token;
         if let Some(active) = self.by_id.get_mut(&session.id)
             && now_unix_ms.saturating_sub(active.listed.seen_unix_ms) <= IDLE_MS
@@ -112,8 +110,12 @@ impl Sessions {
         if let Some(max) = session.max
             && of_token.len() >= max.get() as usize
         {
-            return Err(InUse(max.get()));
+            return Err(NotOneMore::InUse(max.get()));
         }
+        if most.is_some_and(|most| self.active(now_unix_ms) >= most as usize) {
+            return Err(NotOneMore::Full);
+        }
+        let of_token = self.by_token.entry(token).or_default();
         let room = of_token.len() < MAX_OF_TOKEN;
         if self.by_id.len() >= MAX_SESSIONS {
             self.sweep(now_unix_ms);
@@ -127,7 +129,7 @@ impl Sessions {
             .or_default()
             .insert(session.id, now_unix_ms);
         let (subject, jti, protocol) = match about {
-            Some(about) => (Some(about.subject), Some(about.jti), Some(about.protocol)),
+            Some(about) => (about.subject, about.jti, Some(about.protocol)),
             None => match self.by_id.remove(&session.id) {
                 Some(before) => (
                     before.listed.subject,
@@ -148,6 +150,12 @@ impl Sessions {
         };
         self.by_id.insert(session.id, Active { listed, token });
         Ok(())
+    }
+
+    fn active(&self, now_unix_ms: i64) -> usize {
+        let seen = self.by_id.values().map(|active| active.listed.seen_unix_ms);
+        seen.filter(|seen| now_unix_ms.saturating_sub(*seen) <= IDLE_MS)
+            .count()
     }
 
     /// A session is over, by its viewer's word or by somebody else's.
@@ -228,8 +236,8 @@ mod tests {
 
     fn about() -> Option<About> {
         Some(About {
-            subject: "anna".to_owned(),
-            jti: "a token".to_owned(),
+            subject: Some("anna".to_owned()),
+            jti: Some("a token".to_owned()),
             protocol: Protocol::Hls,
         })
     }
@@ -240,20 +248,32 @@ mod tests {
     fn a_token_plays_on_as_many_devices_as_it_is_for_and_a_silent_one_makes_room() {
         let mut sessions = Sessions::default();
         let [one, two, three] = [1, 2, 3].map(|id| session(id, "a token", 2));
-        assert_eq!(sessions.seen(&one, about(), HOME, 0), Ok(()));
-        assert_eq!(sessions.seen(&two, about(), HOME, 10), Ok(()));
-        assert_eq!(sessions.seen(&three, about(), HOME, 20), Err(InUse(2)));
+        assert_eq!(sessions.seen(&one, about(), None, HOME, 0), Ok(()));
+        assert_eq!(sessions.seen(&two, about(), None, HOME, 10), Ok(()));
+        assert_eq!(
+            sessions.seen(&three, about(), None, HOME, 20),
+            Err(NotOneMore::InUse(2))
+        );
         assert_eq!(sessions.count(20), 2);
         let other = session(4, "another token", 1);
-        assert_eq!(sessions.seen(&other, about(), HOME, 30), Ok(()));
+        assert_eq!(sessions.seen(&other, about(), None, HOME, 30), Ok(()));
         // Two goes on, one does not.
-        assert_eq!(sessions.seen(&two, None, HOME, IDLE_MS), Ok(()));
-        assert_eq!(sessions.seen(&three, about(), HOME, IDLE_MS), Err(InUse(2)));
-        assert_eq!(sessions.seen(&three, about(), HOME, IDLE_MS + 1), Ok(()));
+        assert_eq!(sessions.seen(&two, None, None, HOME, IDLE_MS), Ok(()));
+        assert_eq!(
+            sessions.seen(&three, about(), None, HOME, IDLE_MS),
+            Err(NotOneMore::InUse(2))
+        );
+        assert_eq!(
+            sessions.seen(&three, about(), None, HOME, IDLE_MS + 1),
+            Ok(())
+        );
         // One was paused: it comes back when there is room again, and not before.
-        assert_eq!(sessions.seen(&one, None, HOME, IDLE_MS + 2), Err(InUse(2)));
+        assert_eq!(
+            sessions.seen(&one, None, None, HOME, IDLE_MS + 2),
+            Err(NotOneMore::InUse(2))
+        );
         sessions.left(&two.id);
-        assert_eq!(sessions.seen(&one, None, HOME, IDLE_MS + 3), Ok(()));
+        assert_eq!(sessions.seen(&one, None, None, HOME, IDLE_MS + 3), Ok(()));
         let listed = sessions.list(IDLE_MS + 3);
         let ids: Vec<Tag> = listed.iter().map(|listed| listed.id).collect();
         assert_eq!(ids, [other.id, three.id, one.id]);
@@ -264,8 +284,11 @@ mod tests {
     fn sessions_of_before_a_restart_are_known_again_and_bound_as_before() {
         let mut sessions = Sessions::default();
         let [one, two] = [1, 2].map(|id| session(id, "a token", 1));
-        assert_eq!(sessions.seen(&one, None, HOME, 0), Ok(()));
-        assert_eq!(sessions.seen(&two, None, HOME, 0), Err(InUse(1)));
+        assert_eq!(sessions.seen(&one, None, None, HOME, 0), Ok(()));
+        assert_eq!(
+            sessions.seen(&two, None, None, HOME, 0),
+            Err(NotOneMore::InUse(1))
+        );
         assert_eq!(sessions.list(0)[0].subject, None);
         assert_eq!(sessions.count(IDLE_MS + 1_000), 0);
         assert!(sessions.by_token.is_empty());
@@ -277,13 +300,28 @@ mod tests {
         let [one, two] = [1, 2].map(|id| session(id, "a token", 2));
         let other = session(3, "another token", 1);
         for session in [&one, &two, &other] {
-            assert_eq!(sessions.seen(session, about(), HOME, 0), Ok(()));
+            assert_eq!(sessions.seen(session, about(), None, HOME, 0), Ok(()));
         }
         sessions.token_revoked(&one.holder.token);
         let listed = sessions.list(0);
         assert_eq!(listed.len(), 1);
         assert_eq!(listed[0].id, other.id);
         assert_eq!(sessions.by_token.len(), 1);
+    }
+
+    #[test]
+    fn a_stream_for_so_many_takes_no_more_and_those_who_watch_go_on() {
+        let mut sessions = Sessions::default();
+        let [one, two, three] = [1, 2, 3].map(|id| session(id, &format!("token {id}"), 0));
+        for viewer in [&one, &two] {
+            assert_eq!(sessions.seen(viewer, about(), Some(2), HOME, 0), Ok(()));
+        }
+        let full = Err(NotOneMore::Full);
+        assert_eq!(sessions.seen(&three, about(), Some(2), HOME, 0), full);
+        assert_eq!(sessions.seen(&one, None, Some(2), HOME, 10), Ok(()));
+        sessions.left(&two.id);
+        assert_eq!(sessions.seen(&three, about(), Some(2), HOME, 20), Ok(()));
+        assert_eq!(sessions.seen(&two, None, Some(2), HOME, 30), full);
     }
 
     #[test]
@@ -296,7 +334,7 @@ mod tests {
                 id: Tag::from_bytes(id),
                 ..session(0, "a token", 0)
             };
-            assert_eq!(sessions.seen(&session, about(), HOME, 0), Ok(()));
+            assert_eq!(sessions.seen(&session, about(), None, HOME, 0), Ok(()));
         }
         assert_eq!(sessions.count(0), MAX_OF_TOKEN);
     }

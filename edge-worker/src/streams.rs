@@ -68,6 +68,15 @@ impl<'a> Bearer<'a> {
         self.check(action, stream).is_ok()
     }
 
+    /// Why they are told nothing of a stream that needs a token to watch.
+    pub fn kept_from(&self, stream: &StreamName) -> Problem {
+        let checked = self.check(Action::Watch, stream);
+        checked.map_or_else(
+            |refusal| Problem::token(&refusal),
+            |()| Problem::token_needed(),
+        )
+    }
+
     /// Whether they may make a stream of that name. It is the same whether there is one.
     ///
     /// # Errors

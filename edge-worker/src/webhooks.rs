@@ -256,6 +256,12 @@ impl Hooks {
         &self.0
     }
 
+    /// Whether anybody is sent this of that stream.
+    pub fn asks(&self, on: On, stream: &StreamName) -> bool {
+        let one = |one: &Configured| one.hook.on.contains(&on) && one.hook.streams.covers(stream);
+        self.0.iter().any(one)
+    }
+
     /// Those who are sent this of that stream, by their index.
     pub fn asked(&self, on: On, stream: &StreamName) -> Vec<usize> {
         let asked = |(_, one): &(usize, &Configured)| {
@@ -307,6 +313,22 @@ impl Ask {
             stream: stream.clone(),
             protocol: question.protocol,
             address: access::address(&question.peer),
+            token,
+        }
+    }
+
+    /// Of a viewer whose token, if they have one, was found good for that stream.
+    pub fn watch(
+        stream: &StreamName,
+        protocol: Protocol,
+        address: IpAddr,
+        token: Option<Claims>,
+    ) -> Self {
+        Self {
+            on: On::Watch,
+            stream: stream.clone(),
+            protocol: Some(protocol),
+            address: Some(address),
             token,
         }
     }
@@ -528,9 +550,7 @@ pub fn decide(
             Answer::Allow {
                 stream: Some(stream),
                 ..
-            } if ask.on != On::Publish
-                || hooks.asked(ask.on, &stream) != hooks.asked(ask.on, &ask.stream) =>
-            {
+            } if hooks.asked(ask.on, &stream) != hooks.asked(ask.on, &ask.stream) => {
                 Err(Failure::Elsewhere(stream))
             }
             answer => Ok(answer),

@@ -124,7 +124,7 @@ test("of two tenants neither sees, names, ends or changes the other's streams", 
   assert.deepEqual(ours(await watcher.list()), ["acme-closed", "acme-open"]);
   assert.deepEqual(ours(await nobody.list()), ["acme-open"]);
   assert.equal((await (await blue.get("acme-open")).json()).limits, undefined);
-  await assertProblem(await blue.get("acme-closed"), 401, "token-needed");
+  await assertProblem(await blue.get("acme-closed"), 403, "forbidden");
   for (const [who, status] of [
     [watcher, 403],
     [nobody, 401],

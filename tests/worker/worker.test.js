@@ -189,7 +189,7 @@ describe("a viewer", () => {
     const { value, ms } = await timed(fetch(edge.url + path));
     assert.equal(await value.text(), first);
     assert.ok(ms < 500, `a body that is there took ${ms} ms`);
-    await assertRefused(path.replace("/-/", "/somebody/"), 404);
+    await assertRefused(path.replace("/-/", "/somebody/"), 401);
   });
 
   test("who asks absurdly gets 400 at once", async () => {

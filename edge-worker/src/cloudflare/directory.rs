@@ -87,6 +87,11 @@ impl KnownStream {
         self.newest.as_ref().map(|newest| &newest.id)
     }
 
+    /// How many may watch at a time.
+    pub(super) fn max_viewers(&self) -> Option<u32> {
+        self.limits.max_viewers
+    }
+
     /// Who may watch.
     pub(super) fn visibility(&self) -> Visibility {
         self.visibility

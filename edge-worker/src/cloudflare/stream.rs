@@ -28,7 +28,7 @@ use crate::{
     audience::{Audience, Beacon, MAX_BEACON_BYTES},
     directory::{Refusal, sql},
     routes::{Caching, Problem, Route},
-    sessions::{InUse, Sessions},
+    sessions::Sessions,
 };
 
 /// A session asks for something, or begins.
@@ -248,6 +248,7 @@ impl DurableObject for StreamObject {
                 let told = self.viewers.sessions.borrow_mut().seen(
                     &seen.session,
                     seen.about,
+                    seen.most,
                     seen.address,
                     now_unix_ms(),
                 );
@@ -256,10 +257,7 @@ impl DurableObject for StreamObject {
                         self.say().await?;
                         nothing()
                     }
-                    Err(InUse(devices)) => {
-                        let text = devices.to_string().into_bytes();
-                        answer(None, StatusCode::FORBIDDEN, Caching::Never, None, text)
-                    }
+                    Err(refused) => json(None, StatusCode::FORBIDDEN, Caching::Never, &refused),
                 }
             }
             "/left" => {

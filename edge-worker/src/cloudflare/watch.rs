@@ -14,7 +14,7 @@ use std::{
 
 use http::StatusCode;
 use protocol::{
-    names::{BroadcastId, StreamName},
+    names::{BroadcastId, Protocol, StreamName},
     session::Session,
     token::{Action, Ask, Claims, Grant, Refusal, Revocations, StreamPattern, Tag},
 };
@@ -27,12 +27,13 @@ use super::{
     broadcast, directory, guard, leaf, now_unix_ms, random, stream,
 };
 use crate::{
-    access::{Begun, Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
+    access::{Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
     api::{self, LinkList},
     directory::{bearer, sql},
     playlist,
     routes::{self, Caching, Pass, Problem, Route},
-    sessions::{About, Protocol},
+    sessions::{About, NotOneMore},
+    webhooks::{self, On},
 };
 
 /// On answers of leaves and on cached playlists: the id of the last revocation that the leaf was told of.
@@ -69,6 +70,8 @@ pub(super) enum Viewer {
 pub(super) struct Seen {
     pub(super) session: Session,
     pub(super) about: Option<About>,
+    /// How many may watch.
+    pub(super) most: Option<u32>,
     pub(super) address: IpAddr,
 }
 
@@ -136,9 +139,12 @@ pub(super) async fn viewer(
         return Ok(Err(Problem::not_found()));
     };
     if session.is_public() {
-        return Ok(match known.visibility().needs_token() {
-            true => Err(Problem::token_needed()),
-            false => Ok(Viewer::Anybody),
+        return Ok(if known.visibility().needs_token() {
+            Err(Problem::token_needed())
+        } else if needs_session(env, stream, &known)? {
+            Err(Problem::session_needed())
+        } else {
+            Ok(Viewer::Anybody)
         });
     }
     let Some(access) = access(env)? else {
@@ -153,6 +159,7 @@ pub(super) async fn viewer(
     let seen = Seen {
         session,
         about: None,
+        most: known.max_viewers(),
         address,
     };
     if let Err(found) = say_seen(env, context, stream, &seen).await? {
@@ -228,7 +235,7 @@ async fn say_seen(
         return Ok(Ok(()));
     }
     let body = serde_json::to_string(seen)?;
-    if seen.session.max.is_none() && !begins {
+    if seen.session.max.is_none() && seen.most.is_none() && !begins {
         let (env, stream) = (env.clone(), stream.clone());
         context.wait_until(async move {
             if let Err(error) = stream::question(&env, &stream, stream::SEEN, body).await {
@@ -245,8 +252,8 @@ async fn say_seen(
     }
     // The next request asks again: another device may have stopped.
     SEEN.with_borrow_mut(|all| all.remove(&id));
-    let in_use: u32 = given.text().await?.parse().unwrap_or_default();
-    Ok(Err(Problem::in_use(&crate::sessions::InUse(in_use))))
+    let refused: NotOneMore = given.json().await?;
+    Ok(Err(Problem::not_one_more(&refused)))
 }
 
 /// A player says that it is gone.
@@ -284,11 +291,14 @@ pub(super) async fn enter(
         Err(found) => return problem(Some(route), &found),
     };
     let address = guard::client(request)?.address;
-    let mut begun = None;
+    let mut begins = None;
     let mut goes_on = None;
     match pass {
         None if known.visibility().needs_token() => {
             return problem(Some(route), &Problem::token_needed());
+        }
+        None if needs_session(env, name, &known)? => {
+            begins = Some((Session::anonymous(random()?, now_unix_ms()), None));
         }
         None => {}
         Some(Pass::Session(session)) => {
@@ -299,7 +309,7 @@ pub(super) async fn enter(
             }
         }
         Some(Pass::Token(token)) => match begin(env, name, &token, address)? {
-            Ok(new) => begun = Some(new),
+            Ok((grant, session)) => begins = Some((session, Some(grant.claims().clone()))),
             Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
         },
     }
@@ -312,27 +322,58 @@ pub(super) async fn enter(
         200 => {}
         // One that ended long ago is forgotten by its object before it is by the directory.
         404 => return problem(Some(route), &Problem::not_live()),
-        _ => return Ok(given),
+        _ => return without_revoked(given),
     }
-    let (session, viewer) = match (begun, goes_on) {
-        (Some(begun), _) => {
-            let claims = begun.grant.claims();
+    let (protocol, kind) = match route {
+        Route::Dash(_) => (Protocol::Dash, playlist::DASH_TYPE),
+        _ => (Protocol::Hls, playlist::HLS_TYPE),
+    };
+    let (session, viewer) = match (begins, goes_on) {
+        (Some((mut session, claims)), _) => {
+            let Some(access) = access(env)? else {
+                return problem(Some(route), &Problem::no_token_keys());
+            };
+            let ask = webhooks::Ask::watch(name, protocol, address, claims.clone());
+            let allowed = match super::webhooks::ask(env, &ask).await? {
+                Ok(allowed) => allowed,
+                Err(denied) => return problem(Some(route), &Problem::denied(denied.to_string())),
+            };
+            if let Some(ends) = allowed.ends_unix_ms {
+                session.ends_unix_ms = session.ends_unix_ms.min(ends);
+            }
+            let Some(watched) = directory::stream(env, context, &allowed.stream).await? else {
+                return problem(Some(route), &Problem::no_stream());
+            };
             let seen = Seen {
                 about: Some(About {
-                    subject: claims.sub.clone(),
-                    jti: claims.jti.clone(),
-                    protocol: match route {
-                        Route::Dash(_) => Protocol::Dash,
-                        _ => Protocol::Hls,
-                    },
+                    subject: claims.as_ref().map(|claims| claims.sub.clone()),
+                    jti: claims.map(|claims| claims.jti),
+                    protocol,
                 }),
-                session: begun.session,
+                session,
+                most: watched.max_viewers(),
                 address,
             };
-            if let Err(found) = say_seen(env, context, name, &seen).await? {
+            if let Err(found) = say_seen(env, context, &allowed.stream, &seen).await? {
                 return problem(Some(route), &found);
             }
-            (begun.text, Viewer::Session(Box::new(seen.session)))
+            let text = match access.sign_session(&allowed.stream, &seen.session) {
+                Ok(text) => text,
+                Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
+            };
+            if allowed.stream != *name {
+                let location = routes::elsewhere(route, &allowed.stream, &text);
+                let sent = answer(
+                    Some(route),
+                    StatusCode::TEMPORARY_REDIRECT,
+                    Caching::Never,
+                    None,
+                    Vec::new(),
+                )?;
+                sent.headers().set("location", &location)?;
+                return Ok(sent);
+            }
+            (text, Viewer::Session(Box::new(seen.session)))
         }
         (None, Some((session, viewer))) => (session.as_str().to_owned(), viewer),
         (None, None) => return without_revoked(given),
@@ -341,10 +382,6 @@ pub(super) async fn enter(
         return problem(Some(route), &found);
     }
     let body = playlist::personal(&given.text().await?, &session);
-    let kind = match route {
-        Route::Dash(_) => playlist::DASH_TYPE,
-        _ => playlist::HLS_TYPE,
-    };
     answer(
         Some(route),
         StatusCode::OK,
@@ -354,12 +391,17 @@ pub(super) async fn enter(
     )
 }
 
+/// Whether all who watch have a session: a webhook is asked about each, or they are counted.
+fn needs_session(env: &Env, stream: &StreamName, known: &directory::KnownStream) -> Result<bool> {
+    Ok(known.max_viewers().is_some() || super::webhooks::asks(env, On::Watch, stream)?)
+}
+
 fn begin(
     env: &Env,
     stream: &StreamName,
     token: &str,
     address: IpAddr,
-) -> Result<std::result::Result<Begun, Refusal>> {
+) -> Result<std::result::Result<(Grant, Session), Refusal>> {
     let Some(access) = access(env)? else {
         return Ok(Err(Refusal::Key));
     };

@@ -11,6 +11,7 @@ use futures::{
     StreamExt,
     future::{Either, join_all, select},
 };
+use protocol::names::StreamName;
 use url::Host;
 use wasm_bindgen::JsValue;
 use worker::{
@@ -76,6 +77,14 @@ fn webhooks(env: &Env) -> Result<Rc<Webhooks>> {
     });
     WEBHOOKS.set(Some(Rc::clone(&webhooks)));
     Ok(webhooks)
+}
+
+/// Whether any is asked that.
+///
+/// # Errors
+/// When the configuration cannot be read.
+pub(super) fn asks(env: &Env, on: On, stream: &StreamName) -> Result<bool> {
+    Ok(webhooks(env)?.hooks.asks(on, stream))
 }
 
 /// Asks all who have a say, at once, and gives what comes of it. Without any the answer is there at once. Webhooks whose configuration

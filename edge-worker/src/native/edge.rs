@@ -686,7 +686,13 @@ impl Edge {
     pub(super) fn viewers(&self, name: &StreamName) -> u64 {
         let now = self.now_unix_ms();
         let beacons = (lock(&self.0.audience).get_mut(name)).map_or(0, |a| a.count(now));
-        (beacons + self.session_count(name)) as u64
+        let sessions = self.session_count(name);
+        // Where each has a session, the beacons are of the same people.
+        let viewers = match self.needs_session(&self.directory(), name) {
+            true => sessions,
+            false => beacons + sessions,
+        };
+        viewers as u64
     }
 
     pub(super) fn beacon(&self, stream: &StreamName, beacon: &Beacon) {
@@ -763,12 +769,12 @@ impl Edge {
         self.0.started.elapsed()
     }
 
-    pub(super) fn sessions(&self) -> &Mutex<HashMap<StreamName, Sessions>> {
-        &self.0.sessions
-    }
-
     pub(super) fn webhooks(&self) -> &Webhooks {
         &self.0.webhooks
+    }
+
+    pub(super) fn sessions(&self) -> &Mutex<HashMap<StreamName, Sessions>> {
+        &self.0.sessions
     }
 
     pub(super) fn events(&self) -> &Events {

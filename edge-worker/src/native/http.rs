@@ -14,7 +14,7 @@ use http_body_util::{Either, Full};
 use protocol::{
     internal::{Admit, Open},
     link_auth,
-    names::StreamName,
+    names::{Protocol, StreamName},
     object_key::ObjectKey,
 };
 use serde::de::DeserializeOwned;
@@ -25,7 +25,7 @@ use super::{
     live::{Form, Live, SegmentSource},
     objects::{ObjectError, content_type},
     text::{Coding, Text},
-    watch::{self, Viewer},
+    watch::{self, Entered, Viewer},
 };
 use crate::{
     access::{NotMinted, TakeBack, Wanted, WantedLink},
@@ -36,7 +36,6 @@ use crate::{
     live::{Directives, Head, ObjectAnswer, Verdict},
     playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
-    sessions::Protocol,
     streams::{self, Bearer, Create, Created, Rotate, Rotated},
 };
 
@@ -567,12 +566,18 @@ impl Edge {
                     _ => (live.multivariant(), Protocol::Hls, HLS_TYPE),
                 };
                 let text = text.ok_or_else(Problem::not_live)?;
-                match self.enter(stream, entry, protocol, peer)? {
-                    None => Ok(Answer::text(&text, Caching::Live, kind, coding)),
-                    Some(session) => {
+                match self.enter(stream, entry, protocol, peer).await? {
+                    Entered::Anybody => Ok(Answer::text(&text, Caching::Live, kind, coding)),
+                    Entered::Session(session) => {
                         let shared = String::from_utf8_lossy(text.plain());
                         let body = playlist::personal(&shared, &session);
                         Ok(Answer::new(Caching::Never, kind, body))
+                    }
+                    Entered::Elsewhere(other, session) => {
+                        let location = routes::elsewhere(route, &other, &session);
+                        let mut answer = Answer::empty(StatusCode::TEMPORARY_REDIRECT);
+                        insert(&mut answer.headers, header::LOCATION, &location);
+                        Ok(answer)
                     }
                 }
             }

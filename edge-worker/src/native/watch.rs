@@ -3,18 +3,19 @@
 use std::net::IpAddr;
 
 use protocol::{
-    names::StreamName,
+    names::{Protocol, StreamName},
     session::Session,
     token::{Action, Ask, Claims, Grant, Refusal, Revocation, Revoked, StreamPattern, Tag},
 };
 
 use super::{Edge, EdgeError, live::Live, lock, wall_unix_ms};
 use crate::{
-    access::{Begun, Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
+    access::{Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
     api::LoggedOut,
     directory::{Directory, bearer, sql},
     routes::{self, Pass, Problem},
-    sessions::{About, Listed, Protocol, Sessions},
+    sessions::{About, Listed, Sessions},
+    webhooks::{self, On},
 };
 
 /// A viewer whose request was looked at: what is looked at again before it is answered.
@@ -30,10 +31,20 @@ pub(super) enum Viewer {
 pub(super) enum Entry {
     /// Without a token.
     Anybody,
-    /// With a new session.
-    Begins(Box<Begun>),
+    /// With a new session, and what their token says where they have one.
+    Begins(Box<Session>, Option<Box<Claims>>),
     /// With the session that they have.
     GoesOn(routes::Session),
+}
+
+/// How somebody came in.
+pub(super) enum Entered {
+    /// Without a session.
+    Anybody,
+    /// With this segment of the addresses.
+    Session(String),
+    /// Sent to another stream, with a session for it.
+    Elsewhere(StreamName, String),
 }
 
 impl Edge {
@@ -46,7 +57,7 @@ impl Edge {
     ) -> Result<Viewer, Problem> {
         let directory = self.directory();
         if session.is_public() {
-            open_to_all(&directory, stream)?;
+            self.open_to_all(&directory, stream)?;
             return Ok(Viewer::Anybody);
         }
         let now = wall_unix_ms();
@@ -69,7 +80,7 @@ impl Edge {
     pub(super) fn still(&self, stream: &StreamName, viewer: &Viewer) -> Result<(), Problem> {
         let directory = self.directory();
         let Viewer::Session(session) = viewer else {
-            return open_to_all(&directory, stream);
+            return self.open_to_all(&directory, stream);
         };
         let refused = match session.ends_unix_ms <= wall_unix_ms() {
             true => Err(Refusal::Expired),
@@ -87,8 +98,14 @@ impl Edge {
     ) -> Result<Entry, Problem> {
         match pass {
             None => {
-                open_to_all(&self.directory(), stream)?;
-                Ok(Entry::Anybody)
+                visible_to_all(&self.directory(), stream)?;
+                match self.needs_session(&self.directory(), stream) {
+                    false => Ok(Entry::Anybody),
+                    true => {
+                        let session = Session::anonymous(random_id()?, wall_unix_ms());
+                        Ok(Entry::Begins(Box::new(session), None))
+                    }
+                }
             }
             Some(Pass::Session(session)) => {
                 self.viewer(stream, &session, address)?;
@@ -105,40 +122,56 @@ impl Edge {
                     stream,
                     address,
                 };
-                let id = super::database::random().map_err(|_| Problem::unavailable())?;
+                let id = random_id()?;
                 let (access, revoked, now) =
                     (self.access(), directory.revocations(), wall_unix_ms());
                 let begun = match kept.studio_token(&token) {
                     Some(jti) => access.begin_in_studio(jti, &ask, revoked, id, now),
                     None => access.begin(&token, &ask, revoked, id, now),
                 };
-                let begun = begun.map_err(|refusal| Problem::token(&refusal))?;
-                Ok(Entry::Begins(Box::new(begun)))
+                let (grant, session) = begun.map_err(|refusal| Problem::token(&refusal))?;
+                let claims = Box::new(grant.claims().clone());
+                Ok(Entry::Begins(Box::new(session), Some(claims)))
             }
         }
     }
 
-    /// Begins the session of somebody who comes in, where there is something to watch; its segment of the addresses, where it has one.
-    pub(super) fn enter(
+    /// Begins the session of somebody who comes in, where there is something to watch: asks the webhooks, and whether one more may.
+    pub(super) async fn enter(
         &self,
         stream: &StreamName,
         entry: Entry,
         protocol: Protocol,
         address: IpAddr,
-    ) -> Result<Option<String>, Problem> {
-        let begun = match entry {
-            Entry::Anybody => return Ok(None),
-            Entry::GoesOn(session) => return Ok(Some(session.as_str().to_owned())),
-            Entry::Begins(begun) => begun,
+    ) -> Result<Entered, Problem> {
+        let (mut session, claims) = match entry {
+            Entry::Anybody => return Ok(Entered::Anybody),
+            Entry::GoesOn(session) => return Ok(Entered::Session(session.as_str().to_owned())),
+            Entry::Begins(session, claims) => (session, claims),
         };
-        let claims = begun.grant.claims();
+        let token = claims.as_deref().cloned();
+        let ask = webhooks::Ask::watch(stream, protocol, address, token);
+        let allowed = self.admit_viewer(&ask).await;
+        let allowed = allowed.map_err(|denied| Problem::denied(denied.to_string()))?;
+        if let Some(ends) = allowed.ends_unix_ms {
+            session.ends_unix_ms = session.ends_unix_ms.min(ends);
+        }
         let about = About {
-            subject: claims.sub.clone(),
-            jti: claims.jti.clone(),
+            subject: claims.as_ref().map(|claims| claims.sub.clone()),
+            jti: claims.map(|claims| claims.jti),
             protocol,
         };
-        self.seen(stream, &begun.session, Some(about), address)?;
-        Ok(Some(begun.text))
+        if self.directory().stream(&allowed.stream).is_none() {
+            return Err(Problem::no_stream());
+        }
+        self.seen(&allowed.stream, &session, Some(about), address)?;
+        let text = (self.access())
+            .sign_session(&allowed.stream, &session)
+            .map_err(|refusal| Problem::token(&refusal))?;
+        Ok(match allowed.stream == *stream {
+            true => Entered::Session(text),
+            false => Entered::Elsewhere(allowed.stream, text),
+        })
     }
 
     fn seen(
@@ -149,6 +182,7 @@ impl Edge {
         address: IpAddr,
     ) -> Result<(), Problem> {
         let now = self.now_unix_ms();
+        let most = (self.directory().stream(stream)).and_then(|s| s.limits.max_viewers);
         let mut all = lock(self.sessions());
         // A name is copied for the first only.
         if !all.contains_key(stream) {
@@ -157,7 +191,8 @@ impl Edge {
         let Some(sessions) = all.get_mut(stream) else {
             return Ok(());
         };
-        (sessions.seen(session, about, address, now)).map_err(|in_use| Problem::in_use(&in_use))
+        let seen = sessions.seen(session, about, most, address, now);
+        seen.map_err(|refused| Problem::not_one_more(&refused))
     }
 
     /// A player says that it is gone.
@@ -189,6 +224,22 @@ impl Edge {
         sessions
             .get_mut(stream)
             .map_or_else(Vec::new, |s| s.list(now))
+    }
+
+    /// Whether all who watch have a session: a webhook is asked about each, or they are counted.
+    pub(super) fn needs_session(&self, directory: &Directory, stream: &StreamName) -> bool {
+        let limits = directory.stream(stream).map(|stream| stream.limits);
+        limits.is_some_and(|limits| limits.max_viewers.is_some())
+            || self.webhooks().asks(On::Watch, stream)
+    }
+
+    /// Whether anybody may watch without a session.
+    fn open_to_all(&self, directory: &Directory, stream: &StreamName) -> Result<(), Problem> {
+        visible_to_all(directory, stream)?;
+        match self.needs_session(directory, stream) {
+            true => Err(Problem::session_needed()),
+            false => Ok(()),
+        }
     }
 
     // ---- who manages
@@ -412,8 +463,12 @@ pub(super) fn kept(error: EdgeError) -> Problem {
     Problem::unavailable()
 }
 
-/// Whether anybody may watch it.
-fn open_to_all(directory: &Directory, stream: &StreamName) -> Result<(), Problem> {
+fn random_id() -> Result<[u8; 12], Problem> {
+    super::database::random().map_err(|_| Problem::unavailable())
+}
+
+/// Whether no token is needed to watch it.
+fn visible_to_all(directory: &Directory, stream: &StreamName) -> Result<(), Problem> {
     match directory.stream(stream) {
         None => Err(Problem::no_stream()),
         Some(stream) if stream.visibility.needs_token() => Err(Problem::token_needed()),

@@ -17,6 +17,7 @@ use std::{
 use futures::future::join_all;
 use http::header;
 use ipnet::IpNet;
+use protocol::names::StreamName;
 use reqwest::{
     Client, Response, Url,
     dns::{Addrs, Name, Resolve, Resolving},
@@ -88,6 +89,11 @@ impl Webhooks {
             hooks,
             now_ms: Box::new(now_ms),
         })
+    }
+
+    /// Whether any is asked that.
+    pub(super) fn asks(&self, on: On, stream: &StreamName) -> bool {
+        self.hooks.asks(on, stream)
     }
 
     /// Asks all who have a say, at once, and gives what comes of it. Without any the answer is there at once.

@@ -7,7 +7,7 @@ use protocol::{link_auth, token};
 use serde::Serialize;
 
 use super::{Caching, Route, headers};
-use crate::sessions::InUse;
+use crate::sessions::NotOneMore;
 
 /// `Content-Type` of a problem.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -221,14 +221,28 @@ impl Problem {
         Self::new(status, slug, title, refusal.to_string())
     }
 
-    /// 403: a token plays on as many devices as it is for.
-    pub fn in_use(in_use: &InUse) -> Self {
+    /// 403: a webhook does not let somebody watch. The text is for them.
+    pub fn denied(detail: String) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "denied", "Not allowed", detail)
+    }
+
+    /// 401: all who watch this stream have a session, which begins at the multivariant playlist or the MPD.
+    pub fn session_needed() -> Self {
         Self::new(
-            StatusCode::FORBIDDEN,
-            "in-use",
-            "In use elsewhere",
-            in_use.to_string(),
+            StatusCode::UNAUTHORIZED,
+            "session-needed",
+            "A session is needed",
+            "Playing this stream begins at its multivariant playlist or its MPD.",
         )
+    }
+
+    /// 403 or 503: a token plays on as many devices as it is for, or a stream has as many viewers as it may have.
+    pub fn not_one_more(refused: &NotOneMore) -> Self {
+        let (status, slug, title) = match refused {
+            NotOneMore::InUse(_) => (StatusCode::FORBIDDEN, "in-use", "In use elsewhere"),
+            NotOneMore::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "Full"),
+        };
+        Self::new(status, slug, title, refused.to_string())
     }
 
     /// 503: this edge has no keys to sign tokens with.

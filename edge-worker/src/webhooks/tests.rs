@@ -228,8 +228,10 @@ fn a_redirect_leads_only_where_the_same_webhooks_decide() {
     assert_eq!(denied, Err(Denied::Unanswered));
     let allowed = verdict(&hooks, &both, &[to("acme-in-b"), to("acme-in-c")]);
     assert_eq!(allowed.0.unwrap().stream, name("acme-in-b"));
-    // A viewer asked for a stream, and gets that one or none.
-    let (denied, _) = verdict(&hooks, &ask(On::Watch, "acme-a"), &[to("acme-b")]);
+    // A viewer likewise.
+    let (sent, _) = verdict(&hooks, &ask(On::Watch, "acme-a"), &[to("acme-b")]);
+    assert_eq!(sent.unwrap().stream, name("acme-b"));
+    let (denied, _) = verdict(&hooks, &ask(On::Watch, "acme-a"), &[to("other")]);
     assert_eq!(denied, Err(Denied::Unanswered));
 }
 

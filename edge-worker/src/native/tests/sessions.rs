@@ -761,3 +761,40 @@ async fn logging_out_leaves_the_page_that_asked_and_no_other() {
     assert_eq!(bench.entry().key.reveal(), before.key.reveal());
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_for_two_viewers_has_no_third_and_counts_them_truly() {
+    let bench = Bench::start().await;
+    let (_source, _link) = bench.on_air(3).await;
+    let open = playlist(id().as_str(), "");
+    assert_eq!(bench.status(&open).await, 200);
+    let change = serde_json::from_str(r#"{"limits": {"max_viewers": 2}}"#).unwrap();
+    bench.edge.change_stream(&stream(), change).await.unwrap();
+    // All who watch have a session now, without a token.
+    assert_eq!(bench.status(&open).await, 401);
+    let enter = async || {
+        let response = bench.get("/live/demo/index.m3u8").await;
+        let status = response.status().as_u16();
+        let text = response.text().await.unwrap();
+        let line = text
+            .lines()
+            .find(|line| !line.starts_with('#'))
+            .map(str::to_owned);
+        (status, line.unwrap_or_default())
+    };
+    let [(_, one), (_, two)] = [enter().await, enter().await];
+    assert_ne!(one, two);
+    assert_eq!(enter().await.0, 503);
+    assert_eq!(bench.status("/live/demo/manifest.mpd").await, 503);
+    for line in [&one, &two] {
+        assert_eq!(bench.status(&format!("/live/demo/{line}")).await, 200);
+    }
+    let summary: Value = bench.get("/api/streams/demo").await.json().await.unwrap();
+    assert_eq!(summary["viewers"], 2);
+    let session = two.split('/').nth(1).unwrap();
+    let left = json!({"viewer": "a page of mine", "left": true, "session": session});
+    let beacon = reqwest::Client::new().post(bench.url("/api/streams/demo/beacon"));
+    assert_eq!(beacon.json(&left).send().await.unwrap().status(), 204);
+    assert_eq!(enter().await.0, 200);
+    bench.end().await;
+}

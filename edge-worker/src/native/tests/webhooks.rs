@@ -682,6 +682,69 @@ async fn what_happens_is_told_once_signed_and_after_a_restart_not_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn viewers_are_asked_about_where_playing_begins_and_not_again() {
+    let server =
+        HookServer::start(says(r#"{"decision": "deny", "reason": "Members only."}"#)).await;
+    let hook = server.hook("demo", json!({"on": ["watch"]}));
+    let bench = bench(&[hook], &["demo", "other"]).await;
+    let (_source, _link) = bench.on_air(3).await;
+    for (file, protocol) in [("index.m3u8", "hls"), ("manifest.mpd", "dash")] {
+        let denied = bench.get(&format!("/live/demo/{file}")).await;
+        assert_eq!(denied.status(), 403);
+        let text = denied.text().await.unwrap();
+        assert!(text.contains("Members only."), "{text}");
+        let asked = server.sent().pop().unwrap().json();
+        assert_eq!(
+            (
+                &asked["action"],
+                &asked["protocol"],
+                &asked["address"],
+                &asked["stream"]
+            ),
+            (
+                &json!("watch"),
+                &json!(protocol),
+                &json!("127.0.0.1"),
+                &json!("demo")
+            )
+        );
+    }
+    // Nobody gets around being asked about by guessing everybody's address.
+    assert_eq!(bench.get(&playlist(id().as_str(), "")).await.status(), 401);
+
+    server.now(says(r#"{"decision": "allow", "lifetime_s": 2}"#));
+    let text = bench.text("/live/demo/index.m3u8").await;
+    let line = text.lines().find(|line| !line.starts_with('#')).unwrap();
+    let playlist = format!("/live/demo/{line}");
+    let before = server.sent().len();
+    bench.text(&playlist).await;
+    assert_eq!(server.sent().len(), before, "asked once a session");
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while bench.get(&playlist).await.status() == 200 {
+        assert!(Instant::now() < deadline, "its lifetime does not end");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(bench.get(&playlist).await.status(), 401);
+
+    // A server that hangs keeps new viewers of its own stream waiting, and nobody who plays.
+    server.now(says(r#"{"decision": "allow"}"#));
+    let text = bench.text("/live/demo/index.m3u8").await;
+    let line = text
+        .lines()
+        .find(|line| !line.starts_with('#'))
+        .unwrap()
+        .to_owned();
+    server.now(Does::Hangs);
+    let url = bench.url("/live/demo/index.m3u8");
+    let waits = tokio::spawn(async move { reqwest::get(url).await.unwrap().status() });
+    let began = Instant::now();
+    bench.text(&format!("/live/demo/{line}")).await;
+    assert!(began.elapsed() < AT_ONCE, "{:?}", began.elapsed());
+    assert_eq!(waits.await.unwrap(), 403, "closed when it does not answer");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_does_not_arrive_is_sent_again_and_a_dead_letter_survives_until_it_is_resent() {
     let server = HookServer::start(says("{}")).await;
     server.now(Does::Says(response("503 No", "text/plain", "")));
@@ -798,4 +861,36 @@ fn what_waits_is_bounded_and_so_are_dead_letters() {
     database.execute(&sql::sweep(3_000 + 5 * month)).unwrap();
     assert!(database.read::<DeadRow>(&sql::dead()).unwrap().is_empty());
     assert!(next(&database, "a", i64::MAX).is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_viewer_is_sent_to_another_stream_of_the_same_webhook_with_a_session_for_it() {
+    let says_other = r#"{"decision": "allow", "stream": "other"}"#;
+    let server = HookServer::start(says(says_other)).await;
+    let hook = server.hook("*", json!({"on": ["watch"]}));
+    let bench = bench(&[hook], &["demo", "other"]).await;
+    let (_source, _link) = bench.on_air(3).await;
+    let client = reqwest::Client::builder();
+    let client = client
+        .redirect(reqwest::redirect::Policy::none())
+        .build()
+        .unwrap();
+    for file in ["index.m3u8", "manifest.mpd"] {
+        let sent = client
+            .get(bench.url(&format!("/live/demo/{file}")))
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(sent.status(), 307);
+        assert_eq!(cache_control(&sent), "no-store");
+        let location = sent.headers()["location"].to_str().unwrap();
+        let (path, session) = location.split_once("?session=").unwrap();
+        assert_eq!(path, format!("../other/{file}"));
+        // It is a session for that stream, where nothing is live, and for no other.
+        let there = format!("/live/other/{file}?session={session}");
+        assert_eq!(bench.get(&there).await.status(), 404);
+        let here = format!("/live/demo/{file}?session={session}");
+        assert_eq!(bench.get(&here).await.status(), 401);
+    }
+    bench.end().await;
 }
