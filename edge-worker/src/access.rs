@@ -8,7 +8,7 @@ mod keyring;
 #[cfg(test)]
 mod tests;
 
-use std::net::IpAddr;
+use std::{fmt, net::IpAddr};
 
 pub use keyring::{Keyring, KeyringError};
 use protocol::{
@@ -72,8 +72,8 @@ pub struct Wanted {
     pub max: Option<std::num::NonZeroU32>,
 }
 
-/// A new token: the answer to `POST /api/tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A new token: the answer to `POST /api/tokens`. Its `Debug` hides it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Minted {
     /// The token.
     pub token: String,
@@ -81,6 +81,15 @@ pub struct Minted {
     pub jti: String,
     /// From when on it begins no new session, Unix seconds.
     pub exp: Seconds,
+}
+
+impl fmt::Debug for Minted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Minted")
+            .field("jti", &self.jti)
+            .field("exp", &self.exp)
+            .finish_non_exhaustive()
+    }
 }
 
 /// What is to be taken back: the body of `POST /api/revocations`.

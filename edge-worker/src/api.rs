@@ -187,8 +187,8 @@ pub struct Server {
     pub note: String,
 }
 
-/// What the studio page shows: `GET /api/studio/{stream}`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+/// What the studio page shows: `GET /api/studio/{stream}`. Its `Debug` hides the key.
+#[derive(Clone, PartialEq, Serialize)]
 pub struct Studio {
     /// The stream.
     pub stream: StreamName,
@@ -214,6 +214,15 @@ pub struct Studio {
 pub struct LoggedOut {
     /// What the studio link carries from now on.
     pub secret: String,
+}
+
+impl std::fmt::Debug for Studio {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Studio")
+            .field("stream", &self.stream)
+            .field("live", &self.live)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Studio {

@@ -118,7 +118,7 @@ async fn fetch(request: Request, env: Env, context: Context) -> Result<Response>
             };
             let given = given.or_else(|error| {
                 // What went wrong is for the operator's log; the viewer hears that it did.
-                worker::console_error!("{}: {error}", url.path());
+                worker::console_error!("{}: {error}", routes::redacted(url.path()));
                 problem(Some(route), &Problem::unavailable())
             });
             if let Ok(response) = &given
@@ -157,7 +157,7 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
     let proof = match secret.answer(method(&request).as_str(), &path, header.as_deref(), now_s) {
         Ok(proof) => proof,
         Err(refused) => {
-            worker::console_warn!("{path}: {refused}");
+            worker::console_warn!("{}: {refused}", routes::redacted(&path));
             return problem(Some(route), &Problem::unauthorized());
         }
     };

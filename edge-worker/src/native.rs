@@ -60,8 +60,8 @@ pub use webhooks::SetupError as WebhookSetupError;
 /// A year: what lists of hosts that are preloaded ask for at the least.
 pub const HSTS_S: u32 = 365 * 24 * 3_600;
 
-/// The native edge's settings. Every key has a default.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The native edge's settings. Every key has a default. Its `Debug` hides the secret.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
     /// Folder of the directory (`directory.sqlite` and the secret of its seal, mode 0600) and of the broadcasts' snapshots.
@@ -89,6 +89,16 @@ pub struct Config {
     pub embed_origins: Origins,
     /// How long browsers that came over TLS come over TLS only, seconds (`Strict-Transport-Security`); 0 is not to say it.
     pub hsts_s: u32,
+}
+
+impl std::fmt::Debug for Config {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Config")
+            .field("data", &self.data)
+            .field("access", &self.access)
+            .field("proxies", &self.proxies)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Default for Config {

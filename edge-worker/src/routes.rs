@@ -355,6 +355,25 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
     map
 }
 
+/// A path as a log line may have it: without the name of a playback session and without the random part of a media key, which let their
+/// bearer watch. A query, which may have a token, is not given to it; where there is one in the text, it goes.
+pub fn redacted(path: &str) -> String {
+    let path = path.split(['?', '#']).next().unwrap_or_default();
+    let mut segments: Vec<&str> = path.split('/').take(16).collect();
+    let hidden = match segments.as_slice() {
+        ["", "live", _, _, session, _, ..] if *session != "-" => Some(4),
+        ["", "media", ..] | ["", "internal", "media", ..] => segments.len().checked_sub(1),
+        _ => None,
+    };
+    if let Some(segment) = hidden.and_then(|at| segments.get_mut(at)) {
+        *segment = "…";
+    }
+    // No control characters, and no more than an address here has.
+    let shown = segments.join("/");
+    let shown = shown.chars().filter(|c| !c.is_control());
+    shown.take(MAX_TARGET_BYTES).collect()
+}
+
 /// What a request asks for. `HEAD` is taken as `GET`; the adapter leaves out the body.
 ///
 /// # Errors

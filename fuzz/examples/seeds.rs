@@ -158,6 +158,24 @@ fn edge() {
     }
     write("keys", "stream_key", format!("demo_{broadcast}").as_bytes());
     tokens();
+    clients();
+}
+
+fn clients() {
+    for (seed, text) in [
+        ("x_forwarded_for", "1.1.1.1, 203.0.113.9\n10.0.0.7"),
+        (
+            "forwarded",
+            "for=\"[2001:db8::5]:4711\";proto=https;by=10.0.0.2, for=unknown\nfor=\"\\\", for=10.0.0.9",
+        ),
+        ("origin", "https://other.example:8443"),
+        (
+            "path",
+            "/live/main/aaaa/c2Vzc2lvbg/v-source/index.m3u8?token=eyJ",
+        ),
+    ] {
+        write("clients", seed, text.as_bytes());
+    }
 }
 
 fn tokens() {

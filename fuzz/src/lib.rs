@@ -3,6 +3,7 @@
 //! | module | targets | what outsiders reach there |
 //! | --- | --- | --- |
 //! | [`access`] | `tokens` | everything that takes a token |
+//! | [`guard`] | `clients` | every request's header and path |
 //! | [`ingest`] | `rtmp`, `flv`, `values_and_headers` | an encoder's connection, before and after its key is known |
 //! | [`media`] | `parameter_sets`, `repair`, `cut` | an encoder's configuration and times |
 //! | [`edge`] | `messages`, `timeline`, `playlists`, `requests`, `keys` | a box's link, a viewer's addresses |
@@ -15,6 +16,7 @@
 pub mod access;
 mod bytes_in;
 pub mod edge;
+pub mod guard;
 #[cfg(feature = "media")]
 pub mod ingest;
 #[cfg(feature = "media")]
@@ -43,4 +45,5 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("requests", edge::requests),
     ("keys", edge::keys),
     ("tokens", access::tokens),
+    ("clients", guard::clients),
 ];

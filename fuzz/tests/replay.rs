@@ -128,7 +128,7 @@ mod media {
 }
 
 mod edge {
-    replays! { messages timeline playlists requests keys tokens }
+    replays! { messages timeline playlists requests keys tokens clients }
 }
 
 #[cfg(feature = "media")]

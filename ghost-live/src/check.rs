@@ -1,6 +1,6 @@
 //! `ghost-live check`: what is wrong with the configuration and the machine, before anything is started.
 
-use std::process::ExitCode;
+use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, process::ExitCode};
 
 use edge_worker::webhooks::{Configured, signature::GOOD_SECRET};
 use media_core::{
@@ -8,16 +8,23 @@ use media_core::{
     tls::{self, acme},
     transcode,
 };
-use protocol::link_auth::LinkSecret;
+use protocol::{cidr::Cidr, link_auth::LinkSecret};
+use zeroize::Zeroizing;
 
 use crate::{
     Files,
     config::{Certificate, Config},
+    up,
 };
+
+/// Fewest characters of a link secret.
+const MIN_SECRET: usize = 32;
 
 /// What was found of one thing.
 enum Finding {
     Good(String),
+    /// It works, and should not be so.
+    Risky(String),
     Wrong(String),
 }
 
@@ -42,6 +49,8 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
     findings.extend(certificate(&config));
     findings.push(store(&config));
     findings.extend(webhooks(&config));
+    findings.extend(secrets(&config));
+    findings.extend(addresses(&config));
     let probed = tokio::task::spawn_blocking(transcode::probe)
         .await
         .unwrap_or_default();
@@ -54,6 +63,7 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
     for finding in &findings {
         match finding {
             Finding::Good(text) => println!("ok     {text}"),
+            Finding::Risky(text) => println!("risky  {text}"),
             Finding::Wrong(text) => {
                 wrong += 1;
                 println!("wrong  {text}");
@@ -161,6 +171,106 @@ fn webhooks(config: &Config) -> Vec<Finding> {
         ))
     };
     hooks.all().iter().map(finding).collect()
+}
+
+/// Files with secrets by the key that names them, or by what they are.
+fn secret_files(config: &Config) -> Vec<(String, PathBuf)> {
+    let link = config.edge.link_secret_file.clone();
+    let link = link.unwrap_or_else(|| config.data.join("link-secret"));
+    let edge = up::edge_folder(config);
+    let mut files = vec![("edge.link_secret_file".to_owned(), link)];
+    for name in ["token-keys.json", "seal-secret", "directory.sqlite"] {
+        files.push((name.to_owned(), edge.join(name)));
+    }
+    let named = [
+        ("tls.key", &config.tls.key),
+        (
+            "store.s3.secret_access_key_file",
+            &config.store.s3.secret_access_key_file,
+        ),
+    ];
+    for (key, path) in named {
+        files.extend(path.clone().map(|path| (key.to_owned(), path)));
+    }
+    for hook in &config.webhooks {
+        let path = hook.secret_file.as_ref().map(PathBuf::from);
+        files.extend(path.map(|path| (format!("webhooks.{}: secret_file", hook.name), path)));
+    }
+    files
+}
+
+/// What is wrong with a secret that somebody chose; `None` when nothing is.
+fn weakness(secret: &str) -> Option<&'static str> {
+    let lower = secret.to_ascii_lowercase();
+    let usual = ["minioadmin", "changeme", "password", "secret", "example"];
+    let mut characters: Vec<char> = secret.chars().collect();
+    characters.sort_unstable();
+    characters.dedup();
+    if usual.iter().any(|word| lower.contains(word)) {
+        return Some("is one that everybody tries first");
+    }
+    (characters.len() < 8).then_some("has too few different characters")
+}
+
+/// Secrets that could be guessed, and files that others on this machine can read.
+fn secrets(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut kept = 0;
+    for (name, path) in secret_files(config) {
+        let Ok(metadata) = fs::metadata(&path) else {
+            continue;
+        };
+        kept += 1;
+        let mode = metadata.permissions().mode() & 0o777;
+        if mode & 0o077 != 0 {
+            findings.push(Finding::Risky(format!(
+                "{name}: others on this machine can get at {} (mode {mode:04o}): chmod 600",
+                path.display()
+            )));
+        }
+        let chosen = name.contains("secret_file") || name.contains("secret_access_key");
+        let Some(text) = chosen
+            .then(|| fs::read_to_string(&path).ok().map(Zeroizing::new))
+            .flatten()
+        else {
+            continue;
+        };
+        let text = text.trim();
+        if name == "edge.link_secret_file" && text.len() < MIN_SECRET {
+            findings.push(Finding::Wrong(format!(
+                "{name}: the link secret in {} has less than {MIN_SECRET} characters: `openssl rand -hex 32` makes a good one",
+                path.display()
+            )));
+        } else if let Some(why) = weakness(text) {
+            findings.push(Finding::Risky(format!(
+                "{name}: the secret in {} {why}: `openssl rand -hex 32` makes a good one",
+                path.display()
+            )));
+        }
+    }
+    if findings.is_empty() && kept > 0 {
+        findings.push(Finding::Good(format!(
+            "{kept} files with secrets are their owner's alone"
+        )));
+    }
+    findings
+}
+
+/// Lists of addresses that cannot be meant.
+fn addresses(config: &Config) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let any = |range: &&Cidr| range.is_all();
+    if let Some(range) = config.web.proxy_from.iter().find(any) {
+        findings.push(Finding::Risky(format!(
+            "web.proxy_from has {range}: whoever asks can say who they are, and neither rates nor address rules hold"
+        )));
+    }
+    if let Some(range) = config.ingest.proxy_from.iter().find(any) {
+        findings.push(Finding::Risky(format!(
+            "ingest.proxy_from has {range}: every publisher can say who it is"
+        )));
+    }
+    findings
 }
 
 fn store(config: &Config) -> Finding {

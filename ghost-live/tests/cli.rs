@@ -79,9 +79,14 @@ impl Place {
     }
 
     fn up(&self) -> Server {
+        self.up_with_log("info")
+    }
+
+    fn up_with_log(&self, filter: &str) -> Server {
         let log = fs::File::create(self.folder.path().join("log")).unwrap();
         let child = self
             .command(&["up"])
+            .env("GHOST_LIVE_LOG", filter)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -411,4 +416,104 @@ fn a_certificate_is_issued_over_plain_http() {
 #[test]
 fn a_certificate_is_issued_within_tls() {
     issued_by("tls-alpn-01");
+}
+
+/// The answer to a request as it is written.
+fn ask(address: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn no_log_line_has_a_secret_at_any_level() {
+    const MARK: &str = "eyJoZXJlLWlzLWEtc2VjcmV0";
+    let place = Place::new("");
+    let server = place.up_with_log("trace");
+    let key = place.key();
+    let minted = place
+        .run(&["token", "mint", "--stream", "main", "--act", "manage"])
+        .1;
+    let token = minted.lines().find(|line| line.starts_with("eyJ")).unwrap();
+    let token = token.trim();
+    let broadcast = "a".repeat(26);
+    for head in [
+        format!("GET /live/main/index.m3u8?token={MARK} HTTP/1.1"),
+        format!("GET /live/main/index.m3u8?token={token} HTTP/1.1"),
+        format!("GET /live/main/{broadcast}/{MARK}/v-source/index.m3u8 HTTP/1.1"),
+        format!("GET /watch/main?key={MARK} HTTP/1.1"),
+        format!("GET /internal/link/{broadcast}?token={MARK} HTTP/1.1"),
+        format!("GET /internal/media/main?key={MARK} HTTP/1.1"),
+        format!("GET /api/studio/main HTTP/1.1\r\nauthorization: Bearer {MARK}"),
+        format!("GET /api/studio/main HTTP/1.1\r\nauthorization: Bearer {token}"),
+        format!("GET /api/studio/main HTTP/1.1\r\nauthorization: Basic {MARK}"),
+        format!("POST /api/tokens HTTP/1.1\r\ncontent-length: 0\r\nauthorization: Bearer {token}"),
+        format!("POST /internal/admit HTTP/1.1\r\ncontent-length: 0\r\nauthorization: {MARK}"),
+        format!("BROKEN {MARK}"),
+    ] {
+        let request = format!("{head}\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        let answer = ask(place.web, &request);
+        assert!(answer.starts_with("HTTP/1.1 "), "{head}: {answer}");
+        assert!(
+            !answer.contains(MARK) && !answer.contains(token),
+            "{head}: {answer}"
+        );
+    }
+    assert!(server.terminate().success());
+    let log = place.log();
+    let signature = token.rsplit('.').next().unwrap();
+    assert!(!log.contains(MARK) && !log.contains(signature), "{log}");
+    // The panel shows the key to its owner; a log line has a level.
+    let levels = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"];
+    let mut deep = 0;
+    for line in log.lines() {
+        let level = levels.iter().position(|level| line.contains(level));
+        deep += usize::from(level.is_some_and(|at| at < 2));
+        assert!(level.is_none() || !line.contains(&key), "{line}");
+    }
+    assert!(deep > 0, "nothing was logged that deep: {log}");
+}
+
+#[test]
+fn check_warns_of_weak_secrets_and_of_files_that_others_can_read() {
+    let place = Place::new("[edge]\nlink_secret_file = \"link\"\n");
+    let link = place.folder.path().join("link");
+    let set = |text: &str, mode: u32| {
+        fs::write(&link, text).unwrap();
+        fs::set_permissions(&link, fs::Permissions::from_mode(mode)).unwrap();
+        place.run(&["check"])
+    };
+    let (_, said) = set(&"0123456789abcdef".repeat(4), 0o600);
+    assert!(!said.contains("risky"), "{said}");
+    assert!(
+        said.contains("1 files with secrets are their owner's alone"),
+        "{said}"
+    );
+    let (_, said) = set(&"0123456789abcdef".repeat(4), 0o644);
+    assert!(
+        said.contains("risky  edge.link_secret_file") && said.contains("mode 0644"),
+        "{said}"
+    );
+    let (_, said) = set(&"aab".repeat(20), 0o600);
+    assert!(said.contains("too few different characters"), "{said}");
+    let (_, said) = set("changeme-changeme-changeme-0123456789", 0o600);
+    assert!(said.contains("everybody tries first"), "{said}");
+    let (status, said) = set("short", 0o600);
+    assert_eq!(status.code(), Some(1));
+    assert!(said.contains("less than 32 characters"), "{said}");
+}
+
+#[test]
+fn token_keys_that_were_copied_here_are_taken_from_everybody_else() {
+    let place = Place::new("");
+    let (status, said) = place.run(&["token", "keys"]);
+    assert!(status.success(), "{said}");
+    let keys = place.data().join("edge/token-keys.json");
+    fs::set_permissions(&keys, fs::Permissions::from_mode(0o644)).unwrap();
+    let (status, said) = place.run(&["token", "keys"]);
+    assert!(status.success() && said.contains("mode 0600 now"), "{said}");
+    assert_eq!(mode(&keys), 0o600);
 }

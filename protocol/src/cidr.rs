@@ -40,6 +40,13 @@ impl Cidr {
     }
 }
 
+impl Cidr {
+    /// Whether it is every address of its family.
+    pub fn is_all(&self) -> bool {
+        self.prefix == 0
+    }
+}
+
 impl FromStr for Cidr {
     type Err = CidrError;
     fn from_str(text: &str) -> Result<Self, CidrError> {

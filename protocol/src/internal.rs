@@ -11,6 +11,8 @@
 //! | `PUT /internal/streams/{stream}` | the stream's entry in the directory, made or replaced → 204 |
 //! | `PUT /internal/streams/{stream}/settings` | what the box's configuration says of a stream that there is → 204 |
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -19,8 +21,8 @@ use crate::{
     token::Holder,
 };
 
-/// May this publisher publish, and as what?
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+/// May this publisher publish, and as what? Its `Debug` hides the key.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Admit {
     /// The key as the encoder gave it.
@@ -35,6 +37,17 @@ pub struct Admit {
     /// Only whether the key is good is wanted: nobody publishes on the answer, so no webhook is asked.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub probe: bool,
+}
+
+impl fmt::Debug for Admit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Admit")
+            .field("stream", &self.stream)
+            .field("peer", &self.peer)
+            .field("protocol", &self.protocol)
+            .field("probe", &self.probe)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The publisher may publish.

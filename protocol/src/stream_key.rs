@@ -5,6 +5,7 @@ use std::{fmt, str::FromStr};
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use zeroize::Zeroizing;
 
 use crate::names::BroadcastId;
 
@@ -13,11 +14,11 @@ use crate::names::BroadcastId;
 #[error("this is not a stream key: it has the form name_secret, as the studio page shows it")]
 pub struct MalformedKey;
 
-/// A key as the encoder gives it. Its `Debug` and `Display` hide the secret.
+/// A key as the encoder gives it. Its `Debug` hides the secret, and its memory is overwritten when it goes.
 #[derive(Clone, PartialEq, Eq)]
 pub struct StreamKey {
     id: String,
-    secret: String,
+    secret: Zeroizing<String>,
 }
 
 impl StreamKey {
@@ -38,12 +39,12 @@ impl StreamKey {
 
     /// The whole key, to show to its owner.
     pub fn reveal(&self) -> String {
-        format!("{}_{}", self.id, self.secret)
+        format!("{}_{}", self.id, *self.secret)
     }
 
     /// SHA-256 of the whole key in lower-case hexadecimal: what is kept.
     pub fn digest(&self) -> String {
-        HEXLOWER.encode(&Sha256::digest(self.reveal()))
+        HEXLOWER.encode(&Sha256::digest(Zeroizing::new(self.reveal()).as_bytes()))
     }
 
     /// Whether this is the key with that digest, in constant time.
@@ -65,7 +66,7 @@ impl FromStr for StreamKey {
         }
         Ok(Self {
             id: id.to_owned(),
-            secret: secret.to_owned(),
+            secret: Zeroizing::new(secret.to_owned()),
         })
     }
 }

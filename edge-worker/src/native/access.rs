@@ -116,6 +116,7 @@ fn change(
 /// [`AccessError`].
 pub fn load_keyring(folder: &Path) -> Result<Keyring, AccessError> {
     if let Some(keyring) = read(&path(folder))? {
+        files::close(&path(folder))?;
         return Ok(keyring);
     }
     change(folder, |before, _| match before {

@@ -56,6 +56,21 @@ pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     folder_synced.map_err(io_error(folder))
 }
 
+/// Takes a file with secrets from everybody but its owner: one that was copied here has the mode that it had there.
+pub(super) fn close(path: &Path) -> Result<(), FileError> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = fs::metadata(path).map_err(io_error(path))?.permissions();
+        if mode.mode() & 0o077 != 0 {
+            let closed = fs::Permissions::from_mode(0o600);
+            fs::set_permissions(path, closed).map_err(io_error(path))?;
+            tracing::warn!(file = %path.display(), "others on this machine could read a file with secrets: it has mode 0600 now");
+        }
+    }
+    Ok(())
+}
+
 fn snapshots(folder: &Path) -> PathBuf {
     folder.join("broadcasts")
 }

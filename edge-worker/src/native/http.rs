@@ -838,7 +838,7 @@ impl Edge {
         let now_s = super::wall_unix_ms().div_euclid(1_000);
         let proof = secret.answer(parts.method.as_str(), parts.uri.path(), given, now_s);
         let proof = proof.map_err(|error| {
-            tracing::warn!(path = parts.uri.path(), %error, "a box was refused");
+            tracing::warn!(path = routes::redacted(parts.uri.path()), %error, "a box was refused");
             Problem::unauthorized()
         })?;
         let answer = self.answer_box(route, parts, body).await;

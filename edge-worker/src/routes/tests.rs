@@ -185,3 +185,33 @@ fn a_problem_has_its_type_its_status_and_a_sentence() {
     assert_eq!(body["status"], 404);
     assert!(body["detail"].as_str().unwrap().ends_with('.'));
 }
+
+#[test]
+fn a_log_line_has_neither_session_nor_token_nor_media_key() {
+    for (path, logged) in [
+        (
+            "/live/main/aaaa/c2Vzc2lvbg.x/v-source/index.m3u8",
+            "/live/main/aaaa/…/v-source/index.m3u8",
+        ),
+        (
+            "/live/main/aaaa/-/v-source/index.m3u8",
+            "/live/main/aaaa/-/v-source/index.m3u8",
+        ),
+        (
+            "/live/main/index.m3u8?token=eyJ.a.b",
+            "/live/main/index.m3u8",
+        ),
+        (
+            "/media/main/aaaa/v-source/7.bbbbbbbbbbbbbbbbbbbb.m4s",
+            "/media/main/aaaa/v-source/…",
+        ),
+        (
+            "/internal/media/main/aaaa/v-source/7.bbbb.m4s",
+            "/internal/media/main/aaaa/v-source/…",
+        ),
+        ("/internal/admit?key=secret", "/internal/admit"),
+        ("/a\nb", "/ab"),
+    ] {
+        assert_eq!(redacted(path), logged);
+    }
+}

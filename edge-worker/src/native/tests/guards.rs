@@ -421,3 +421,29 @@ async fn listed_sites_read_and_frame_and_the_bodies_are_the_same() {
     assert!(!studio.headers().contains_key("access-control-allow-origin"));
     bench.end().await;
 }
+
+#[tokio::test]
+async fn a_tls_handshake_that_is_not_made_is_cut_off() {
+    let (tls, _) = certificate();
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::on(folder, Arc::new(InMemory::new()), Some(tls)).await;
+    let cut = async |said: Vec<u8>| {
+        let mut raw = TcpStream::connect(bench.address).await.unwrap();
+        raw.write_all(&said).await.unwrap();
+        let mut answer = Vec::new();
+        let began = std::time::Instant::now();
+        let end = tokio::time::timeout(Duration::from_secs(30), raw.read_to_end(&mut answer));
+        assert!(end.await.is_ok(), "the connection stays open");
+        began.elapsed()
+    };
+    // Nothing, half a hello, and a whole one behind which nothing comes.
+    let half = hello(3)[..20].to_vec();
+    let (silent, half, first) = tokio::join!(cut(Vec::new()), cut(half), cut(hello(3)));
+    for elapsed in [silent, half, first] {
+        assert!(
+            elapsed > Duration::from_secs(5),
+            "{elapsed:?}: nobody is that fast"
+        );
+    }
+    bench.end().await;
+}
