@@ -23,6 +23,7 @@ class Stream {
   viewers = new Map();
   /** Null: it cannot be shown. @type {string | null} */
   key = 'demo_7hq2k9x4m1v8';
+  visibility = 'public';
   /** What lets somebody watch; null: anybody may. @type {Map<string, Ticket> | null} */
   tickets = null;
   /** Playback sessions by their segment of the addresses. @type {Map<string, { token: string, ended: boolean, seenMs: number, begunMs: number }>} */
@@ -252,11 +253,7 @@ export class MockServer {
     const stream = this.streams.get(name);
     if (!stream) return problem(response, 404, `There is no stream called ${name}.`);
     if (area === 'streams' && action === 'beacon') {
-      let body = '';
-      for await (const chunk of /** @type {AsyncIterable<Buffer>} */ (request)) body += chunk.toString();
-      /** @type {unknown} */
-      const beacon = JSON.parse(body);
-      const { viewer, left, session } = /** @type {{ viewer: string, left?: boolean, session?: string }} */ (beacon);
+      const { viewer, left, session } = /** @type {{ viewer: string, left?: boolean, session?: string }} */ (await body(request));
       if (session !== undefined) {
         const known = stream.sessions.get(session);
         if (known && left) known.seenMs = 0;
@@ -266,8 +263,18 @@ export class MockServer {
     }
     const owner = bearer(request) === this.secret;
     if (area === 'streams' && (action === 'links' || action === 'sessions')) return this.#owned(request, response, stream, action, id, owner);
+    if (area === 'streams' && request.method === 'PATCH') {
+      if (!owner) return problem(response, 401, 'This needs the studio link.', 'unauthorized');
+      const { visibility } = /** @type {{ visibility: string }} */ (await body(request));
+      if (visibility === 'token') stream.tickets ??= new Map();
+      else stream.tickets = null;
+      stream.visibility = visibility;
+      return json(response, this.#state(name, stream));
+    }
     if (area === 'streams') {
-      const refused = owner ? null : this.#refusal(stream, bearer(request));
+      // As the Worker has it: whoever shows a token is looked at, whether it is needed or not.
+      const shown = bearer(request);
+      const refused = owner ? null : !stream.tickets && shown !== undefined ? 'token' : this.#refusal(stream, shown);
       return refused ? refuse(response, refused) : json(response, this.#state(name, stream));
     }
     if (area !== 'studio') return problem(response, 404, 'There is no such thing.');
@@ -286,7 +293,7 @@ export class MockServer {
         { url: 'rtmp://192.168.1.20:1935/live', note: 'On this network.' },
       ],
       key: stream.key,
-      visibility: stream.tickets ? 'token' : 'public',
+      visibility: stream.tickets ? 'token' : stream.visibility,
     });
   }
 
@@ -316,11 +323,7 @@ export class MockServer {
       return response.writeHead(204).end();
     }
     if (request.method === 'POST') {
-      let body = '';
-      for await (const chunk of /** @type {AsyncIterable<Buffer>} */ (request)) body += chunk.toString();
-      /** @type {unknown} */
-      const wanted = JSON.parse(body);
-      const { name, for_s, max, chat } = /** @type {{ name: string, for_s: number, max?: number, chat: boolean }} */ (wanted);
+      const { name, for_s, max, chat } = /** @type {{ name: string, for_s: number, max?: number, chat: boolean }} */ (await body(request));
       if (name === 'refused') return problem(response, 400, 'the name of a link has 1 to 80 characters', 'bad-body');
       const jti = `link-${stream.links.length}-${Math.random().toString(36).slice(2, 8)}`;
       const link = { jti, name, token: `header.${jti}.signature`, exp: Math.floor(Date.now() / 1000) + for_s, ...(max === undefined ? {} : { max }), chat, created_unix_ms: Date.now() };
@@ -416,6 +419,15 @@ function problem(response, status, detail, kind) {
 function refuse(response, kind) {
   const [status, detail] = REFUSALS[kind];
   return problem(response, status, detail, kind);
+}
+
+/** @param {import('node:http').IncomingMessage} request @returns {Promise<unknown>} */
+async function body(request) {
+  let text = '';
+  for await (const chunk of /** @type {AsyncIterable<Buffer>} */ (request)) text += chunk.toString();
+  /** @type {unknown} */
+  const parsed = JSON.parse(text);
+  return parsed;
 }
 
 /** @param {import('node:http').IncomingMessage} request */

@@ -49,7 +49,7 @@ describe('a watch link', () => {
     const owner = await open(browser, `${server.url}/studio/main#${studio}`);
     // The stream is closed to all others, and the studio shows it.
     await watcher(owner).playing();
-    await owner.getByText('Only those who have a watch link can watch.').waitFor();
+    await owner.getByText('The watch address alone lets nobody in.').waitFor();
     await owner.getByRole('button', { name: 'New watch link…' }).click();
     await owner.getByLabel('Who it is for').fill('The press');
     await owner.getByLabel('Devices at a time').fill('1');

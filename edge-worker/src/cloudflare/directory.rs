@@ -621,7 +621,11 @@ pub(super) async fn configure(
 }
 
 /// The stream, if the request carries its studio secret.
-async fn studio_stream(name: &StreamName, request: &Request, env: &Env) -> Result<Option<Stream>> {
+pub(super) async fn studio_stream(
+    name: &StreamName,
+    request: &Request,
+    env: &Env,
+) -> Result<Option<Stream>> {
     let Some(authorization) = request.headers().get("authorization")? else {
         return Ok(None);
     };

@@ -21,6 +21,14 @@ type Done<T> = std::result::Result<T, Problem>;
 
 /// `POST /api/streams`, `PATCH` and `DELETE /api/streams/{stream}`, `POST /api/streams/{stream}/keys`.
 pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Result<Response> {
+    if let Route::ChangeStream(name) = route
+        && (directory::studio_stream(name, &request, env).await?).is_some()
+    {
+        return match changed(route, name, &mut request, env, true).await? {
+            Ok(response) => Ok(response),
+            Err(found) => problem(Some(route), &found),
+        };
+    }
     let revoked = watch::revoked_now(env).await?;
     let bearer = match access::bearer(&request, &revoked, env)? {
         Ok(Some(bearer)) => bearer,
@@ -107,8 +115,22 @@ async fn change(
     env: &Env,
 ) -> Result<Done<Response>> {
     given!(managed(name, bearer, env).await?);
+    changed(route, name, request, env, false).await
+}
+
+/// Changes a stream for somebody who may, or for the `owner` of its studio link, who may not change its limits.
+async fn changed(
+    route: &Route,
+    name: &StreamName,
+    request: &mut Request,
+    env: &Env,
+    owner: bool,
+) -> Result<Done<Response>> {
     let body = given!(directory::question(request).await?);
     let change = given!(api::read_change(&body));
+    if owner && !change.limits.is_empty() {
+        return Ok(Err(Problem::studio_limits()));
+    }
     directory::change_all(env, &[sql::change_stream(name, &change)]).await?;
     let read = directory::read(env).await?;
     let seen = read

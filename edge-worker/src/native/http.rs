@@ -611,9 +611,15 @@ impl Edge {
                 })
             }
             Route::ChangeStream(name) => {
-                self.may_change(name, &parts.headers, peer)?;
+                let owner = self.opens_studio(name, authorization(&parts.headers));
+                if !owner {
+                    self.may_change(name, &parts.headers, peer)?;
+                }
                 let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
                 let change = api::read_change(&body)?;
+                if owner && !change.limits.is_empty() {
+                    return Err(Problem::studio_limits());
+                }
                 let done = self.change_stream(name, change).await;
                 done.map_err(managing_problem)?;
                 let stream = self.stream(name).ok_or_else(Problem::no_stream)?;

@@ -255,6 +255,16 @@ impl Problem {
         )
     }
 
+    /// 403: the studio link of a stream does not change its limits.
+    pub fn studio_limits() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "Not allowed",
+            "The studio link changes title and visibility; limits take a token that manages the stream.",
+        )
+    }
+
     /// 409: a stream has as many watch links as it can have.
     pub fn too_many_links(most: usize) -> Self {
         Self::new(

@@ -5,7 +5,7 @@
 import { define } from '../element/ghost-live-player.js';
 import { find, h, setText } from '../element/dom.js';
 import { bitrateLabel } from '../element/words.js';
-import { Api, ApiError, type StudioState, type Track, type Visibility } from '../stream/api.js';
+import { Api, ApiError, type StudioState, type Track } from '../stream/api.js';
 import { backoffMs } from '../stream/backoff.js';
 import { streamOf } from './address.js';
 import { blank } from './blank.js';
@@ -13,6 +13,7 @@ import { ask } from './studio/dialog.js';
 import { field, secretField } from './studio/fields.js';
 import { LinksPanel } from './studio/links.js';
 import { SessionsPanel } from './studio/sessions.js';
+import { VisibilityField } from './studio/visibility.js';
 import { elapsed } from './words.js';
 
 const POLL_MS = 3000;
@@ -107,7 +108,7 @@ function open(name: string, given: string): void {
     }),
   );
 
-  const visible = h('p', { class: 'visibility' });
+  const visibility = new VisibilityField((wanted) => api.setVisibility(name, secret, wanted));
   const links = new LinksPanel(
     {
       list: () => api.links(name, secret),
@@ -118,7 +119,6 @@ function open(name: string, given: string): void {
       },
     },
     watchAddress,
-    visible,
   );
   const sessions = new SessionsPanel(({ id }) => api.endSession(name, secret, id));
   async function refreshSessions(): Promise<void> {
@@ -173,7 +173,7 @@ function open(name: string, given: string): void {
           h('div', { class: 'field' }, h('label', { for: 'key' }, 'Stream key'), key.row, keyHidden, h('p', { class: 'note' }, 'Whoever has it can go live as you.')),
           h('div', { class: 'row' }, rotate),
         ),
-        h('section', { class: 'panel' }, h('h2', {}, 'Share with viewers'), field('Watch address', 'watch', watchAddress)),
+        h('section', { class: 'panel' }, h('h2', {}, 'Share with viewers'), field('Watch address', 'watch', watchAddress), visibility.element),
         links.element,
         h(
           'section',
@@ -198,7 +198,7 @@ function open(name: string, given: string): void {
     key.row.hidden = state.key === null;
     keyHidden.hidden = state.key !== null;
     key.set(state.key ?? '');
-    setText(visible, VISIBILITY[state.visibility]);
+    visibility.show(state.visibility);
 
     const serverList = JSON.stringify(state.servers);
     if (serverList !== shownServers) {
@@ -251,12 +251,6 @@ function open(name: string, given: string): void {
   setText(delay, '–');
   void poll();
 }
-
-const VISIBILITY: Record<Visibility, string> = {
-  public: 'Anybody can watch, and the stream is on the home page: nobody needs a link.',
-  unlisted: 'Anybody who knows the watch address can watch: nobody needs a link.',
-  token: 'Only those who have a watch link can watch.',
-};
 
 /** `Server (RTMPS)`: by the address's scheme. */
 function serverLabel(url: string): string {

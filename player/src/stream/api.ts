@@ -113,8 +113,8 @@ export class Api {
     return body.streams;
   }
 
-  stream(name: string, signal?: AbortSignal): Promise<Stream> {
-    return this.#json<Stream>(`/api/streams/${encodeURIComponent(name)}`, { headers: this.#bearer(), ...(signal ? { signal } : {}) });
+  stream(name: string, by: 'token' | 'nothing', signal?: AbortSignal): Promise<Stream> {
+    return this.#json<Stream>(`/api/streams/${encodeURIComponent(name)}`, { headers: by === 'token' ? this.#bearer() : {}, ...(signal ? { signal } : {}) });
   }
 
   /**
@@ -165,6 +165,15 @@ export class Api {
   /** Makes a new studio link: every page that the old one opened is out. What the new one carries. */
   async logOut(name: string, secret: string): Promise<string> {
     return (await this.#json<{ secret: string }>(`/api/studio/${encodeURIComponent(name)}/log-out`, owner(secret, 'POST'))).secret;
+  }
+
+  async setVisibility(name: string, secret: string, visibility: Visibility): Promise<void> {
+    const init = owner(secret, 'PATCH');
+    await this.#fetch(`/api/streams/${encodeURIComponent(name)}`, {
+      ...init,
+      headers: { ...init.headers, 'content-type': 'application/json' },
+      body: JSON.stringify({ visibility }),
+    });
   }
 
   /** The watch links of a stream, newest first. */

@@ -310,14 +310,18 @@ export class Session {
     if (Number.isFinite(ms)) this.#pollTimer = setTimeout(() => void this.#poll(), ms);
   }
 
-  async #ask(): Promise<Report> {
+  async #ask(by: 'token' | 'nothing' = 'token'): Promise<Report> {
     try {
-      this.#stream = await this.#api.stream(this.#name, this.#closed.signal);
+      this.#stream = await this.#api.stream(this.#name, by, this.#closed.signal);
       return { kind: this.#stream.live ? 'live' : 'off', since: this.#stream.since };
     } catch (error) {
       if (error instanceof ApiError && error.status === 404) return { kind: 'missing' };
       const denial = denialOf(error);
-      if (denial) return { kind: 'denied', denial };
+      if (denial) {
+        // Where anybody may watch, a token that is no good any more is none that is needed.
+        const open = by === 'token' && this.#api.hasToken ? await this.#ask('nothing') : null;
+        return open?.kind === 'live' || open?.kind === 'off' ? open : { kind: 'denied', denial };
+      }
       if (error instanceof ApiError && error.status < 500 && error.status !== 429) return { kind: 'refused', message: error.message };
       return { kind: 'unreachable' };
     }
@@ -363,7 +367,7 @@ export class Session {
       const denial = denialOf(error);
       if (!denial) return { kind: 'network' };
       if (denial === 'in-use') return { kind: 'denied', denial };
-      // Where anybody may watch, a token that is no good any more is none that is needed.
+      // As above: where anybody may watch, none is needed.
       return enter('nothing').then(
         () => null,
         () => ({ kind: 'denied', denial }),
@@ -382,7 +386,7 @@ export class Session {
       if (!denial) return { kind: 'network' };
       if (denial !== 'revoked' || session === null) return { kind: 'denied', denial };
       // Was it the session alone, or the token with it?
-      const refusal = await this.#api.stream(this.#name, signal).then(() => null, denialOf);
+      const refusal = await this.#api.stream(this.#name, 'token', signal).then(() => null, denialOf);
       if (refusal === null) this.#playback = null;
       return { kind: 'denied', denial: refusal ?? 'ended' };
     }

@@ -17,7 +17,7 @@ describe('the studio', () => {
     await on.server.start('demo');
     await on.context().grantPermissions(['clipboard-read', 'clipboard-write']);
     const page = await on.open(STUDIO);
-    await page.getByText('Only those who have a watch link can watch.').waitFor();
+    await page.getByText('The watch address alone lets nobody in.').waitFor();
     // Its own picture needs no link, and is nobody in the list.
     await frames(page);
     await page.getByText('Nobody watches with a link right now.').waitFor();
@@ -75,6 +75,30 @@ describe('the studio', () => {
     assert.equal(await page.getByLabel('Who it is for').inputValue(), 'refused');
     await page.keyboard.press('Escape');
     await dialog.waitFor({ state: 'detached' });
+    assert.deepEqual(on.complaints, []);
+  });
+
+  it('says who can watch, and changes it', async () => {
+    await on.server.start('demo');
+    const page = await on.open(STUDIO);
+    const viewer = await on.open('/watch/demo');
+    await frames(viewer);
+    await frames(page);
+    const who = page.getByLabel('Who can watch');
+    assert.equal(await who.inputValue(), 'public');
+    await who.selectOption('token');
+    await page.getByRole('button', { name: 'Leave it open' }).click();
+    await page.waitForFunction(() => /** @type {HTMLSelectElement} */ (document.querySelector('#visibility')).value === 'public');
+    await who.selectOption('token');
+    await page.getByRole('button', { name: 'Only with a link' }).click();
+    await state(viewer, 'denied');
+    await page.getByText('The watch address alone lets nobody in.').waitFor();
+    // The studio's own picture goes on.
+    await frames(page, 60);
+    await who.selectOption('unlisted');
+    await page.getByText('The stream is not on the home page.').waitFor();
+    await viewer.getByRole('button', { name: 'Try again' }).click();
+    await frames(viewer);
     assert.deepEqual(on.complaints, []);
   });
 

@@ -724,6 +724,22 @@ async fn logging_out_leaves_the_page_that_asked_and_no_other() {
     let listed: Value = listed.json().await.unwrap();
     assert_eq!(listed["sessions"][0]["subject"], "studio");
     let viewer = bench.enter(&bench.viewer()).await.unwrap();
+    // It says who may watch, and what the stream is called; not what it may take.
+    let change = async |change: Value| {
+        let path = "/api/streams/demo";
+        let answer = bench
+            .call(Method::PATCH, path, &before.studio_secret, Some(change))
+            .await;
+        answer.status().as_u16()
+    };
+    assert_eq!(change(json!({"visibility": "unlisted"})).await, 200);
+    assert_eq!(bench.status("/live/demo/index.m3u8").await, 200);
+    let title_too = json!({"visibility": "token", "title": "A title"});
+    assert_eq!(change(title_too).await, 200);
+    assert_eq!(bench.status("/live/demo/index.m3u8").await, 401);
+    let limits = json!({"visibility": "public", "limits": {"max_height": null}});
+    assert_eq!(change(limits).await, 403);
+    assert_eq!(bench.status("/live/demo/index.m3u8").await, 401);
 
     let log_out = "/api/studio/demo/log-out";
     for secret in ["wrong", &bench.viewer(), &bench.manager()] {

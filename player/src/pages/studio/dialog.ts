@@ -9,6 +9,8 @@ export interface Question {
   confirm: string;
   /** Does what was asked for. An error keeps the dialog open, and is shown in it. */
   run: () => Promise<void>;
+  /** However it was answered. */
+  closed?: () => void;
 }
 
 let asked = 0;
@@ -22,7 +24,10 @@ export function ask(question: Question): void {
   const form = h('form', { method: 'dialog' }, ...question.body, failed, h('div', { class: 'answers' }, cancel, confirm));
   const dialog = h('dialog', { 'aria-labelledby': title }, h('h2', { id: title }, question.title), form);
   cancel.addEventListener('click', () => dialog.close());
-  dialog.addEventListener('close', () => dialog.remove());
+  dialog.addEventListener('close', () => {
+    dialog.remove();
+    question.closed?.();
+  });
   form.addEventListener('submit', (event) => {
     event.preventDefault();
     confirm.disabled = true;

@@ -29,13 +29,13 @@ export class LinksPanel {
   #known: WatchLink[] = [];
 
   /** @param base the address of the watch page */
-  constructor(links: Links, base: string, ...first: HTMLElement[]) {
+  constructor(links: Links, base: string) {
     this.#links = links;
     this.#base = base;
     const list = h('ul', { class: 'rows', 'aria-label': 'Watch links' });
     this.#rows = new Rows(list, ({ jti }) => jti, (link) => this.#row(link));
     this.#make.addEventListener('click', () => this.#ask());
-    this.element = h('section', { class: 'panel' }, h('h2', {}, 'Watch links'), ...first, list, this.#none, h('div', { class: 'row' }, this.#make), this.#said);
+    this.element = h('section', { class: 'panel' }, h('h2', {}, 'Watch links'), list, this.#none, h('div', { class: 'row' }, this.#make), this.#said);
   }
 
   /** Has a token of this id been given away here? */
