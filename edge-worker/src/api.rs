@@ -209,7 +209,7 @@ pub struct Studio {
     pub visibility: Visibility,
 }
 
-/// The answer to `POST /api/studio/{stream}/log-out`.
+/// The answer to `POST /api/studio/{stream}/log-out`, and to a box that comes with a studio link from before.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct LoggedOut {
     /// What the studio link carries from now on.

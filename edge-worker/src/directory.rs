@@ -241,8 +241,9 @@ impl Stream {
         }
     }
 
-    /// Gives the stream a new studio link of 16 random bytes, sealed where the old one was: whoever has that is out. What the new one
-    /// carries, and the id of the token that the old one stood for.
+    /// Gives the stream a new studio link of 16 random bytes: whoever has the old one is out. What the new one
+    /// carries, and the id of the token that the old one stood for. It is sealed at an edge that only checks it as well, until the box
+    /// that shows it has it ([`Self::newer_studio`]).
     pub fn log_out(
         &mut self,
         random: [u8; 16],
@@ -251,12 +252,14 @@ impl Stream {
     ) -> (Zeroizing<String>, Tag) {
         let before = self.studio_tag();
         let secret = Zeroizing::new(new_studio_secret(random));
-        let shown = self.studio_sealed.is_some();
         self.set_studio_secret(&secret, seal, nonce);
-        if !shown {
-            self.studio_sealed = None;
-        }
         (secret, before)
+    }
+
+    /// What the studio link carries now, where a box comes with one from before: the old one must not come back into force.
+    pub fn newer_studio(&self, entry: &StreamEntry, seal: &Seal) -> Option<Zeroizing<String>> {
+        let newer = self.studio_secret(seal).ok()?;
+        (*newer != entry.studio_secret).then_some(newer)
     }
 
     /// Where the studio link is kept to be shown and no longer opens: seals it again, as a request has just brought it, or a new one of
@@ -734,19 +737,23 @@ mod tests {
     }
 
     #[test]
-    fn logging_out_makes_a_new_studio_link_that_is_shown_where_the_old_one_was() {
+    fn logging_out_makes_a_new_studio_link_that_a_box_with_the_old_one_takes_over() {
         let entry = entry("live", "live", 1);
         let shown = Stream::keep(&entry, &seal(), [1; 24], Some([2; 24]));
         let checked = Stream::keep(&entry, &seal(), [1; 24], None);
         for mut stream in [shown, checked] {
             let before = stream.studio_token(&entry.studio_secret).unwrap();
-            let was_shown = stream.studio_sealed.is_some();
             let (secret, ended) = stream.log_out([9; 16], &seal(), [3; 24]);
             assert_eq!(ended, before);
             assert_ne!(stream.studio_token(&secret), Some(before));
             assert!(stream.opens_studio(Some(&format!("Bearer {}", *secret))));
             assert_eq!(stream.studio_token(&entry.studio_secret), None);
-            assert_eq!(stream.studio_secret(&seal()).is_ok(), was_shown);
+            assert_eq!(stream.newer_studio(&entry, &seal()), Some(secret.clone()));
+            let newer = StreamEntry {
+                studio_secret: secret.to_string(),
+                ..entry.clone()
+            };
+            assert_eq!(stream.newer_studio(&newer, &seal()), None);
             assert!(entry.key.matches(&stream.key_sha256));
         }
     }

@@ -45,7 +45,7 @@ fn configured(stream: &Stream) -> Option<Change> {
     serde_json::from_str(stream.configured.as_deref()?).ok()
 }
 
-/// Brings a stream to the edge, or takes over the key that the edge has for it. Also whether the entry changed.
+/// Brings a stream to the edge, or takes over the key that the edge has for it, and the studio link. Also whether the entry changed.
 ///
 /// # Errors
 /// As [`RemoteEdge::put_stream`].
@@ -56,9 +56,35 @@ async fn agree(edge: &RemoteEdge, entry: &mut StreamEntry) -> Result<bool, EdgeE
             tracing::warn!(stream = %entry.name, "the edge has another key for the stream and cannot show it: `ghost-live key rotate` gives it a new one");
         }
         // Where the edge cannot show the key, it can again once it is given it again.
-        StudioKey::Hidden | StudioKey::Unknown => edge.put_stream(&entry.name, entry).await?,
+        StudioKey::Hidden => return put(edge, entry).await,
+        StudioKey::Unknown => {
+            let Some(secret) = edge.put_stream(&entry.name, entry).await? else {
+                return Ok(false);
+            };
+            // Logged out of since: only now the edge says which key is in force.
+            entry.studio_secret = secret;
+            match edge.stream_key(&entry.name, &entry.studio_secret).await? {
+                StudioKey::Shown(key) if entry.adopt_key(&key) || key == entry.key.reveal() => {}
+                _ => drop(edge.put_stream(&entry.name, entry).await?),
+            }
+            return Ok(true);
+        }
     }
     Ok(false)
+}
+
+/// Brings a stream to the edge whose key here is the newer one. Where the edge's studio page was logged out of since, its studio link is
+/// taken over first; whether it was.
+///
+/// # Errors
+/// As [`RemoteEdge::put_stream`].
+pub(crate) async fn put(edge: &RemoteEdge, entry: &mut StreamEntry) -> Result<bool, EdgeError> {
+    let Some(secret) = edge.put_stream(&entry.name, entry).await? else {
+        return Ok(false);
+    };
+    entry.studio_secret = secret;
+    edge.put_stream(&entry.name, entry).await?;
+    Ok(true)
 }
 
 /// Whether the entry's key is the one that is in force at the edge.
@@ -110,16 +136,19 @@ impl Keeper {
             }
             let mut kept = stream.clone();
             match stream.open(&seal) {
-                Ok(entry) if before.is_some() => self.edge.put_stream(&entry.name, &entry).await?,
                 Ok(mut entry) => {
-                    if agree(&self.edge, &mut entry).await? {
+                    let changed = match before {
+                        Some(_) => put(&self.edge, &mut entry).await?,
+                        None => agree(&self.edge, &mut entry).await?,
+                    };
+                    if changed {
                         let (name, put) = (entry.name.clone(), entry);
                         let taken_over = self.database.with(move |database| {
                             database.put(&put, true)?;
                             Ok(database.known().stream(&put.name).cloned())
                         });
                         kept = taken_over.await?.unwrap_or(kept);
-                        tracing::info!(stream = %name, "the edge has another key for the stream: it is the one in force");
+                        tracing::info!(stream = %name, "the edge has another key or studio link for the stream: it is the one in force");
                     }
                 }
                 // The edge goes on with what it has.
@@ -169,7 +198,10 @@ mod tests {
 
     use edge_worker::{directory::settings::Visibility, native as web};
     use media_core::publish::{Store, store};
-    use protocol::link_auth::LinkSecret;
+    use protocol::{
+        link_auth::LinkSecret,
+        token::{Revocation, Revoked, Tag},
+    };
     use tokio::net::TcpListener;
 
     use super::*;
@@ -287,6 +319,30 @@ mod tests {
         Keeper::new(edge, database).give().await.unwrap();
         assert_eq!(key(&folder), rotated);
         assert!(!remote.admits(&before).await && remote.admits(&rotated).await);
+
+        // Logged out of in the studio, after another new key, and the box starts again: neither old one comes back.
+        let old = entry(&folder).studio_secret;
+        remote.edge.rotate_key(&names[0], studio).await.unwrap();
+        let take_back = |jti: Tag| Revocation {
+            what: Revoked::Session(jti),
+            streams: names[0].clone().into(),
+            at_unix_ms: 0,
+            until_unix_ms: None,
+        };
+        let mut theirs = Database::open(&there.path().join("edge")).unwrap();
+        theirs.log_out(&names[0], take_back, 0).unwrap();
+        let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
+        let database = ensure(&folder, &plain(&names)).unwrap();
+        Keeper::new(edge, database).give().await.unwrap();
+        let new = entry(&folder).studio_secret;
+        assert_ne!(new, old);
+        let opens = async |secret: &str| {
+            let authorization = format!("Bearer {secret}");
+            remote.edge.studio(&names[0], Some(&authorization)).await
+        };
+        assert!(opens(&old).await.is_none());
+        assert_eq!(opens(&new).await.unwrap().key, Some(key(&folder)));
+        assert!(!remote.admits(&rotated).await && remote.admits(&key(&folder)).await);
         remote.end().await;
     }
 

@@ -700,7 +700,7 @@ pub(crate) async fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Re
         if let Ok(secret) = &opened {
             secret.as_str().clone_into(&mut entry.studio_secret);
         }
-        remote_edge(&config)?.put_stream(stream, &entry).await?;
+        streams::put(&remote_edge(&config)?, &mut entry).await?;
         database.put(&entry, true)?;
         opened.is_err()
     } else {

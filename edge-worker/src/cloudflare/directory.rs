@@ -572,6 +572,14 @@ pub(super) async fn put_stream(
         Ok(given) => given,
         Err(found) => return problem(Some(route), &found),
     };
+    // Logged out of since: the box takes the new studio link over before it changes anything.
+    let kept = find_stream(env, sql::stream(name)).await?;
+    if let Some(secret) = kept.and_then(|kept| Some(kept.newer_studio(&given, &seal(env).ok()?)?)) {
+        let logged_out = LoggedOut {
+            secret: secret.to_string(),
+        };
+        return answer::json(Some(route), StatusCode::OK, Caching::Never, &logged_out);
+    }
     // The box shows the studio link; here it is only checked.
     let stream = Stream::keep(&given, &seal(env)?, random()?, None);
     if let Err(error) = store(env, &stream).await {

@@ -347,22 +347,31 @@ impl Database {
         })
     }
 
-    /// Makes or replaces a stream. Its studio link is kept to be shown where `shows_studio`.
+    /// Makes or replaces a stream. Its studio link is kept to be shown where `shows_studio`; where a box shows it, nothing is changed by
+    /// one who comes with a link from before the stream was logged out of: what the link carries now.
     ///
     /// # Errors
     /// [`DatabaseError`] when its key could not be told from another stream's, or it cannot be kept.
-    pub fn put(&mut self, entry: &StreamEntry, shows_studio: bool) -> Result<(), DatabaseError> {
+    pub fn put(
+        &mut self,
+        entry: &StreamEntry,
+        shows_studio: bool,
+    ) -> Result<Option<Zeroizing<String>>, DatabaseError> {
         let nonces = (random()?, random()?);
         self.change(&entry.name, |directory, seal| {
             let kept = directory.stream(&entry.name);
             if kept.is_some_and(|kept| {
                 kept.has(entry, seal) && kept.studio_secret(seal).is_ok() == shows_studio
             }) {
-                return Ok((Vec::new(), ()));
+                return Ok((Vec::new(), None));
+            }
+            let newer = kept.and_then(|kept| kept.newer_studio(entry, seal));
+            if newer.is_some() && !shows_studio {
+                return Ok((Vec::new(), newer));
             }
             let stream = Stream::keep(entry, seal, nonces.0, shows_studio.then_some(nonces.1));
             directory.check(&stream)?;
-            Ok((vec![sql::put_stream(&stream)], ()))
+            Ok((vec![sql::put_stream(&stream)], None))
         })
     }
 

@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     access::{self, Access},
-    api::{OnAir, StreamSummary, Studio},
+    api::{LoggedOut, OnAir, StreamSummary, Studio},
     audience::{Audience, Beacon},
     directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal, settings::Change},
     guard::{Guard, Rules},
@@ -478,13 +478,16 @@ impl Edge {
             .map(drop)
     }
 
-    /// Makes or replaces a stream as a box has it. The box shows its studio link; here it is only checked.
+    /// Makes or replaces a stream as a box has it. The box shows its studio link; here it is only checked. One that has a link from before
+    /// the stream was logged out of changes nothing, and is told the link that it has to take over.
     ///
     /// # Errors
     /// [`EdgeError`] when its key could not be told from another stream's, or it cannot be kept.
-    pub async fn put_stream(&self, entry: StreamEntry) -> Result<(), EdgeError> {
-        self.change(move |database| database.put(&entry, false))
-            .await
+    pub async fn put_stream(&self, entry: StreamEntry) -> Result<Option<LoggedOut>, EdgeError> {
+        let put = self.change(move |database| database.put(&entry, false));
+        Ok(put.await?.map(|secret| LoggedOut {
+            secret: secret.to_string(),
+        }))
     }
 
     /// Makes a stream with a new key.

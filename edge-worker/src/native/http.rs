@@ -905,8 +905,10 @@ impl Edge {
             Route::PutStream(name) => {
                 let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
                 let entry = api::read_entry(name, &body)?;
-                self.put_stream(entry).await.map_err(edge_problem)?;
-                Ok(Answer::empty(StatusCode::NO_CONTENT))
+                match self.put_stream(entry).await.map_err(edge_problem)? {
+                    Some(logged_out) => Answer::json(&logged_out),
+                    None => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+                }
             }
             Route::Configure(name) => {
                 let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;

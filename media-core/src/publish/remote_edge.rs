@@ -89,6 +89,12 @@ struct StudioPage {
     key: Option<String>,
 }
 
+/// What an edge answers to a box whose studio link it was logged out of.
+#[derive(Deserialize)]
+struct LoggedOut {
+    secret: String,
+}
+
 /// What an edge knows of a stream's key.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StudioKey {
@@ -225,7 +231,8 @@ impl RemoteEdge {
         }
     }
 
-    /// Makes or replaces a stream of the edge's directory. `entry` is the stream with its key and studio secret.
+    /// Makes or replaces a stream of the edge's directory. `entry` is the stream with its key and studio secret. Where the edge's studio
+    /// page was logged out of since, nothing is changed: the studio secret to take over.
     ///
     /// # Errors
     /// [`EdgeError::Refused`] when the edge will not have it; [`EdgeError::Unreachable`] when it is worth trying again.
@@ -233,8 +240,12 @@ impl RemoteEdge {
         &self,
         stream: &StreamName,
         entry: &E,
-    ) -> Result<(), EdgeError> {
-        self.put(&format!("internal/streams/{stream}"), entry).await
+    ) -> Result<Option<String>, EdgeError> {
+        let path = format!("internal/streams/{stream}");
+        match self.put(&path, entry).await? {
+            body if body.is_empty() => Ok(None),
+            body => read::<LoggedOut>(&body).map(|answer| Some(answer.secret)),
+        }
     }
 
     /// Says what the box's configuration has of a stream that the edge knows. `settings` is what it takes at
@@ -248,15 +259,15 @@ impl RemoteEdge {
         settings: &S,
     ) -> Result<(), EdgeError> {
         let path = format!("internal/streams/{stream}/settings");
-        self.put(&path, settings).await
+        self.put(&path, settings).await.map(drop)
     }
 
-    async fn put<B: Serialize + Sync>(&self, path: &str, body: &B) -> Result<(), EdgeError> {
+    async fn put<B: Serialize + Sync>(&self, path: &str, body: &B) -> Result<Vec<u8>, EdgeError> {
         match self.exchange(Method::PUT, path, body).await? {
             (StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST, body) => {
                 Err(EdgeError::Refused(problem(&body)))
             }
-            (status, _) if status.is_success() => Ok(()),
+            (status, body) if status.is_success() => Ok(body),
             (status, body) => Err(unexpected(status, &body)),
         }
     }
