@@ -574,7 +574,7 @@ pub(super) async fn put_stream(
     };
     // Logged out of since: the box takes the new studio link over before it changes anything.
     let kept = find_stream(env, sql::stream(name)).await?;
-    if let Some(secret) = kept.and_then(|kept| Some(kept.newer_studio(&given, &seal(env).ok()?)?)) {
+    if let Some(secret) = kept.and_then(|kept| kept.newer_studio(&given, &seal(env).ok()?)) {
         let logged_out = LoggedOut {
             secret: secret.to_string(),
         };
