@@ -59,6 +59,7 @@ mod binding {
     pub(super) const LEAVES: &str = "LEAVES";
     pub(super) const LINK_SECRET: &str = "LINK_SECRET";
     pub(super) const TOKEN_KEYS: &str = "TOKEN_KEYS";
+    pub(super) const TENANTS: &str = "TENANTS";
     pub(super) const TOKEN_ISSUERS: &str = "TOKEN_ISSUERS";
     pub(super) const WEBHOOKS: &str = "WEBHOOKS";
     pub(super) const WEBHOOK_SECRETS: &str = "WEBHOOK_SECRETS";

@@ -9,6 +9,7 @@
 //! | [`playlist`] | the texts: multivariant, media playlist, MPD | draft-pantos-hls-rfc8216bis-16, ISO/IEC 23009-1:2022 |
 //! | [`routes`] | which address is what, and the headers of its answer | RFC 9110, 9111, 9457 |
 //! | [`directory`] | streams, their keys, who may publish | |
+//! | [`limits`] | what streams and tenants may take | |
 //! | [`streams`] | streams made, changed and deleted over HTTP | |
 //! | [`access`] | who may do what, by tokens | RFC 7519, RFC 8037 |
 //! | [`guard`] | who may come at all, and how often, by address, token and session | RFC 7239, RFC 6585 |
@@ -30,6 +31,7 @@ pub mod audience;
 mod cloudflare;
 pub mod directory;
 pub mod guard;
+pub mod limits;
 pub mod live;
 #[cfg(feature = "native")]
 pub mod native;

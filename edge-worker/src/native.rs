@@ -26,6 +26,7 @@ use std::{
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::Tenants;
 use crate::{
     guard::{Origins, Proxies},
     webhooks::Hooks,
@@ -80,6 +81,8 @@ pub struct Config {
     pub sweep: bool,
     /// Whose tokens are good, from where one may come, and how often.
     pub access: AccessConfig,
+    /// What tenants may take.
+    pub tenants: Tenants,
     /// Reverse proxies whose word is taken for whom they ask.
     pub proxies: Proxies,
     /// Who decides beside the keys and tokens. Not in this form in any file: each has its secret in a file of its own.
@@ -112,6 +115,7 @@ impl Default for Config {
             header_timeout_s: 30,
             sweep: true,
             access: AccessConfig::default(),
+            tenants: Tenants::default(),
             proxies: Proxies::default(),
             webhooks: Hooks::default(),
             embed_origins: Origins::default(),

@@ -11,6 +11,7 @@ use anyhow::{Context, bail};
 use edge_worker::{
     directory::settings::Change,
     guard::{Origins, ProxyHeader},
+    limits::Tenants,
     native as web,
     webhooks::{Hook, Hooks, signature::Secret},
 };
@@ -56,6 +57,8 @@ pub(crate) struct Config {
     pub(crate) access: web::AccessConfig,
     /// Who decides beside the keys and tokens, and who hears what happens.
     pub(crate) webhooks: Vec<Hook>,
+    /// What tenants may take.
+    pub(crate) tenants: Tenants,
     /// The streams.
     pub(crate) streams: BTreeMap<StreamName, Change>,
 }
@@ -74,6 +77,7 @@ impl Default for Config {
             edge: Default::default(),
             access: Default::default(),
             webhooks: Vec::new(),
+            tenants: Default::default(),
             streams: BTreeMap::new(),
         }
     }
@@ -237,6 +241,9 @@ impl Config {
     /// A sentence with the key.
     pub(crate) fn validate(&self) -> anyhow::Result<()> {
         self.transcode.validate()?;
+        for tenant in &self.tenants.0 {
+            (tenant.check()).with_context(|| format!("[[tenants]] {:?}", tenant.prefix))?;
+        }
         for (name, stream) in &self.streams {
             (stream.check()).with_context(|| format!("[streams.{name}]"))?;
         }

@@ -316,6 +316,7 @@ async fn start_edge(
         max_connections: config.web.max_connections,
         sweep: !config.publish.keep,
         access: config.access.clone(),
+        tenants: config.tenants.clone(),
         proxies: Proxies {
             from: config.web.proxy_from.clone(),
             header: config.web.proxy_header,
@@ -527,6 +528,7 @@ impl Edge for InProcess {
             self.0.admit(&question).await.map_err(|error| match error {
                 web::EdgeError::Refused(refusal) => EdgeError::Refused(refusal.to_string()),
                 web::EdgeError::Token(refusal) => EdgeError::Refused(refusal.to_string()),
+                web::EdgeError::Full(full) => EdgeError::Refused(full.to_string()),
                 web::EdgeError::Webhook(denied) => EdgeError::Refused(denied.to_string()),
                 error => EdgeError::Unreachable(error.to_string()),
             })

@@ -16,6 +16,7 @@
 
 pub mod address;
 mod bitrate;
+mod bounds;
 mod config;
 mod connection;
 pub mod flv;

@@ -16,6 +16,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    limits::Limits,
     link::Resume,
     names::{BroadcastId, Protocol, StreamName},
     token::Holder,
@@ -61,6 +62,9 @@ pub struct Admission {
     /// Whose token it came with; the edge is told again over the broadcast's link ([`crate::link::ToEdge::Heartbeat`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub holder: Option<Holder>,
+    /// What the publisher may send at the most; a box of before leaves that aside.
+    #[serde(default, skip_serializing_if = "Limits::is_empty")]
+    pub limits: Limits,
 }
 
 impl Admission {
@@ -70,6 +74,7 @@ impl Admission {
             stream,
             ends_unix_ms: None,
             holder: None,
+            limits: Limits::default(),
         }
     }
 }

@@ -2,7 +2,7 @@
 import assert from "node:assert/strict";
 import { createHash, createPrivateKey, createPublicKey, randomBytes, sign } from "node:crypto";
 import { after, before, test } from "node:test";
-import { internal } from "./core.js";
+import { Core, internal } from "./core.js";
 import { newState, startEdge } from "./edge.js";
 import { live, newStream, SECRET, until } from "./viewer.js";
 
@@ -24,7 +24,7 @@ let edge;
 const start = () =>
   startEdge({
     state,
-    vars: { LINK_SECRET: SECRET, INSTALLATION: "live", TOKEN_KEYS: JSON.stringify({ keys: [{ seed: seed.toString("base64url"), since_unix_ms: Date.now() }] }) },
+    vars: { LINK_SECRET: SECRET, TENANTS: JSON.stringify([{ prefix: "few-", max_broadcasts: 1, max_fps: 30, max_duration_s: 60 }]), INSTALLATION: "live", TOKEN_KEYS: JSON.stringify({ keys: [{ seed: seed.toString("base64url"), since_unix_ms: Date.now() }] }) },
   });
 
 before(async () => {
@@ -181,4 +181,33 @@ test("a stream that is deleted ends with its objects", async () => {
     return listed.status === 404;
   }, 20_000);
   assert.equal((await nobody.get("ending")).status, 404);
+});
+
+test("a tenant has as many broadcasts as it may, and of two that begin at once in one place one does", async () => {
+  const entries = {};
+  for (const name of ["few-a", "few-b", "many-a"]) entries[name] = await newStream(edge, name);
+  const asks = async (name) => {
+    const body = JSON.stringify({ key: entries[name].key, stream: null, peer: "192.0.2.1:1" });
+    return internal(edge.url, SECRET, "POST", "/internal/admit", body);
+  };
+  const admitted = await (await asks("few-a")).json();
+  assert.deepEqual(admitted.limits, { max_fps: 30, max_duration_s: 60 });
+  assert.ok(Math.abs(admitted.ends_unix_ms - Date.now() - 60_000) < 10_000);
+  assert.equal((await (await asks("many-a")).json()).limits, undefined);
+  const cores = ["few-a", "few-b"].map((stream) => new Core({ edge: edge.url, secret: SECRET, stream }));
+  for (const core of cores) {
+    await core.open();
+    await core.dial();
+  }
+  for (const core of cores) core.opened();
+  const said = await Promise.all(cores.map((core) => core.until((message) => message.type === "refused" || (message.type === "ack" && message.seq >= 1))));
+  const refused = said.filter(({ type }) => type === "refused");
+  assert.equal(refused.length, 1, JSON.stringify(said));
+  assert.match(refused[0].reason, /as many streams are live/);
+  const [one, other] = said[0].type === "refused" ? [1, 0] : [0, 1];
+  const denied = await asks(cores[other].stream);
+  assert.equal(denied.status, 403);
+  assert.match((await denied.json()).detail, /as many streams are live/);
+  assert.equal((await asks(cores[one].stream)).status, 200);
+  assert.equal((await asks("many-a")).status, 200);
 });

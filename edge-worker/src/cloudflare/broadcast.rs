@@ -32,7 +32,6 @@ use super::{
 };
 use crate::{
     api::OnAir,
-    directory::Refusal,
     live::{Applied, Broadcast},
     routes::{Caching, Problem},
 };
@@ -462,8 +461,8 @@ impl BroadcastObject {
             stream: live.stream().clone(),
             broadcast: live.id().clone(),
         };
-        if !stream::begun(&self.object.env, &opened).await? {
-            return Ok(Err(Refusal::NoStream(opened.stream).to_string()));
+        if let Err(why) = stream::begun(&self.object.env, &opened).await? {
+            return Ok(Err(why));
         }
         self.object.live.replace(Some(live));
         self.store_behind(link);

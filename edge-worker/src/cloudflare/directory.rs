@@ -36,6 +36,7 @@ use crate::{
         settings::{Title, Visibility},
         sql::{self, LinkRow, OnAirRow, RevocationRow, Statement, StreamRow, Value},
     },
+    limits::{self, Full, Tenants},
     routes::{Caching, Problem, Route},
     streams::{Bearer, Managed, Sight},
     webhooks::Ask,
@@ -364,14 +365,66 @@ pub(super) async fn opens_studio(name: &StreamName, request: &Request, env: &Env
     Ok(studio_stream(name, request, env).await?.is_some())
 }
 
-/// A broadcast was opened: those of the stream that went on before it are over.
+/// What tenants may take.
+fn tenants(env: &Env) -> Result<Tenants> {
+    let said = env.var(binding::TENANTS).map(|said| said.to_string());
+    let said = said.unwrap_or_default();
+    if said.trim().is_empty() {
+        return Ok(Tenants::default());
+    }
+    let tenants: Tenants =
+        serde_json::from_str(&said).map_err(|error| format!("{}: {error}", binding::TENANTS))?;
+    for tenant in &tenants.0 {
+        let checked = tenant.check();
+        checked.map_err(|error| format!("{}: {error}", binding::TENANTS))?;
+    }
+    Ok(tenants)
+}
+
+/// A broadcast was opened: those of the stream that went on before it are over. The inner error is why it may not.
 pub(super) async fn broadcast_opened(
     env: &Env,
     stream: &StreamName,
     broadcast: &BroadcastId,
-) -> Result<()> {
-    let statements = sql::broadcast_opened(stream, broadcast, now_unix_ms());
-    run_all(env, &statements).await
+) -> Result<std::result::Result<(), Full>> {
+    let tenants = tenants(env)?;
+    let bounds: Vec<(&str, u32)> = tenants.broadcasts(stream).collect();
+    let most = bounds.iter().map(|(_, max)| *max).min();
+    let bounds = serde_json::to_string(&bounds)?;
+    let statements = sql::broadcast_opened(stream, broadcast, &bounds, now_unix_ms());
+    run_all(env, &statements).await?;
+    let begun: Vec<sql::BroadcastRow> = rows(env, &sql::broadcast(broadcast)).await?;
+    Ok(match begun.is_empty() {
+        true => Err(Full::Broadcasts(most.unwrap_or_default())),
+        false => Ok(()),
+    })
+}
+
+/// Gives an admission the limits of its stream. A publisher who could not begin a broadcast hears so now; that none begins that may not is
+/// seen to when it does.
+async fn bound(admission: Admission, env: &Env) -> Result<std::result::Result<Admission, String>> {
+    let (tenants, now, stream) = (tenants(env)?, now_unix_ms(), &admission.stream);
+    let own = find_stream(env, sql::stream(stream)).await?;
+    let limits = tenants.limits(stream, own.map(|own| own.limits).unwrap_or_default());
+    if limits.max_duration_s.is_none() && tenants.broadcasts(stream).next().is_none() {
+        return Ok(Ok(Admission {
+            limits,
+            ..admission
+        }));
+    }
+    let live: Vec<sql::BroadcastRow> = rows(env, &sql::going_on()).await?;
+    if let Err(full) = tenants.may_begin(stream, live.iter().map(|row| &row.stream)) {
+        return Ok(Err(full.to_string()));
+    }
+    // One that goes on has had a part of its time.
+    let current = live.iter().rev().find(|row| row.stream == *stream);
+    let began = current.map_or(now, |row| row.opened_unix_ms as i64);
+    let ends = limits::ends_unix_ms(&limits, began);
+    Ok(Ok(Admission {
+        ends_unix_ms: [ends, admission.ends_unix_ms].into_iter().flatten().min(),
+        limits,
+        ..admission
+    }))
 }
 
 /// A broadcast can be played.
@@ -495,7 +548,10 @@ pub(super) async fn admit(route: &Route, mut request: Request, env: &Env) -> Res
     }
     let admitted = match by_key {
         Ok((admission, _)) if asked.probe => Ok(admission),
-        Ok((admission, token)) => admit_webhooks(&asked, admission, token, env).await?,
+        Ok((admission, token)) => match admit_webhooks(&asked, admission, token, env).await? {
+            Ok(admission) => bound(admission, env).await?,
+            Err(refused) => Err(refused),
+        },
         Err(refused) => Err(refused),
     };
     match admitted {

@@ -62,12 +62,13 @@ pub(super) async fn open(route: &Route, mut request: Request, env: &Env) -> Resu
     super::answer::with_headers(Some(route), Caching::Never, given)
 }
 
-/// A broadcast begins: from now on it is its stream's, and the one before is over. False when there is no such stream.
-pub(super) async fn begun(env: &Env, opened: &Open) -> Result<bool> {
-    let given = question(env, &opened.stream, "begun", serde_json::to_string(opened)?).await?;
+/// A broadcast begins: from now on it is its stream's, and the one before is over. The inner error is a sentence for the box's operator.
+pub(super) async fn begun(env: &Env, opened: &Open) -> Result<std::result::Result<(), String>> {
+    let body = serde_json::to_string(opened)?;
+    let mut given = question(env, &opened.stream, "begun", body).await?;
     match given.status_code() {
-        204 => Ok(true),
-        404 => Ok(false),
+        204 => Ok(Ok(())),
+        403 => Ok(Err(given.text().await?)),
         status => Err(format!("the stream's object answered with {status}").into()),
     }
 }
@@ -204,14 +205,20 @@ impl DurableObject for StreamObject {
                 let (env, storage) = (self.viewers.env.clone(), self.state.storage());
                 let begin = async move { Ok(begin(&env, &storage, &opened).await) };
                 match self.state.block_concurrency_while(begin).await?? {
-                    true => answer(
+                    Ok(()) => answer(
                         None,
                         StatusCode::NO_CONTENT,
                         Caching::Never,
                         None,
                         Vec::new(),
                     ),
-                    false => problem(None, &Problem::no_stream()),
+                    Err(why) => answer(
+                        None,
+                        StatusCode::FORBIDDEN,
+                        Caching::Never,
+                        Some("text/plain; charset=utf-8"),
+                        why.into_bytes(),
+                    ),
                 }
             }
             "/beacon" => {
@@ -374,18 +381,23 @@ async fn end(env: &Env, broadcast: &BroadcastId) -> Result<()> {
     object.fetch_with_str(&supersede).await.map(drop)
 }
 
-/// A broadcast begins, and the one before it ends. False when there is no such stream.
-async fn begin(env: &Env, storage: &Storage, opened: &Open) -> Result<bool> {
+/// A broadcast begins, and the one before it ends. The inner error is why not.
+async fn begin(
+    env: &Env,
+    storage: &Storage,
+    opened: &Open,
+) -> Result<std::result::Result<(), String>> {
     if !directory::read(env).await?.has_stream(&opened.stream) {
-        return Ok(false);
+        return Ok(Err(Refusal::NoStream(opened.stream.clone()).to_string()));
     }
-    if let Some(before) = current(storage)
-        .await?
-        .filter(|before| *before != opened.broadcast)
-    {
+    let opening = directory::broadcast_opened(env, &opened.stream, &opened.broadcast).await?;
+    if let Err(full) = opening {
+        return Ok(Err(full.to_string()));
+    }
+    let before = current(storage).await?;
+    if let Some(before) = before.filter(|before| *before != opened.broadcast) {
         end(env, &before).await?;
     }
-    directory::broadcast_opened(env, &opened.stream, &opened.broadcast).await?;
     storage.put(CURRENT_KEY, opened.broadcast.as_str()).await?;
-    Ok(true)
+    Ok(Ok(()))
 }

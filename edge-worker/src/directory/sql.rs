@@ -212,12 +212,16 @@ pub fn forget_deleted(name: &StreamName, before_unix_ms: i64) -> Statement {
 pub struct BroadcastRow {
     /// Its id.
     pub id: BroadcastId,
+    /// Its stream.
+    pub stream: StreamName,
+    /// When it began.
+    pub opened_unix_ms: f64,
 }
 
 /// The broadcasts that a stream had: [`BroadcastRow`]s.
 pub fn broadcasts_of(name: &StreamName) -> Statement {
     Statement::new(
-        "SELECT id FROM broadcasts WHERE stream = ?1",
+        "SELECT id, stream, opened_unix_ms FROM broadcasts WHERE stream = ?1",
         [name.as_str().into()],
     )
 }
@@ -309,30 +313,55 @@ pub fn on_air(since_unix_ms: i64) -> Statement {
     )
 }
 
-/// A broadcast was opened: those of the stream that went on before it are over. One batch.
+/// A broadcast was opened, unless one of these tenants has as many as it may: beginnings of names with how many, JSON as
+/// `[["acme-", 2]]`. Those of the stream that went on before it are over. One batch: of two that begin at once and have one place, one
+/// does. Whether it did, [`broadcast`] says.
 pub fn broadcast_opened(
     stream: &StreamName,
     broadcast: &BroadcastId,
+    tenants: &str,
     now_unix_ms: i64,
 ) -> [Statement; 2] {
     [
         Statement::new(
-            "UPDATE broadcasts SET closed_unix_ms = ?1 WHERE stream = ?2 AND closed_unix_ms IS NULL AND id <> ?3",
+            "INSERT INTO broadcasts (id, stream, opened_unix_ms) SELECT ?1, ?2, ?3
+             WHERE NOT EXISTS (SELECT 1 FROM json_each(?4) AS tenant WHERE json_extract(tenant.value, '$[1]') <= (
+                 SELECT COUNT(DISTINCT stream) FROM broadcasts WHERE closed_unix_ms IS NULL AND stream <> ?2
+                 AND substr(stream, 1, length(json_extract(tenant.value, '$[0]'))) = json_extract(tenant.value, '$[0]')))
+             ON CONFLICT (id) DO NOTHING",
             [
-                now_unix_ms.into(),
-                stream.as_str().into(),
                 broadcast.as_str().into(),
+                stream.as_str().into(),
+                now_unix_ms.into(),
+                tenants.into(),
             ],
         ),
         Statement::new(
-            "INSERT INTO broadcasts (id, stream, opened_unix_ms) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO NOTHING",
+            "UPDATE broadcasts SET closed_unix_ms = ?1 WHERE stream = ?2 AND closed_unix_ms IS NULL AND id <> ?3
+             AND EXISTS (SELECT 1 FROM broadcasts WHERE id = ?3)",
             [
-                broadcast.as_str().into(),
-                stream.as_str().into(),
                 now_unix_ms.into(),
+                stream.as_str().into(),
+                broadcast.as_str().into(),
             ],
         ),
     ]
+}
+
+/// A broadcast, if the directory has it: a [`BroadcastRow`].
+pub fn broadcast(id: &BroadcastId) -> Statement {
+    Statement::new(
+        "SELECT id, stream, opened_unix_ms FROM broadcasts WHERE id = ?1",
+        [id.as_str().into()],
+    )
+}
+
+/// The broadcasts that go on: [`BroadcastRow`]s.
+pub fn going_on() -> Statement {
+    Statement::new(
+        "SELECT id, stream, opened_unix_ms FROM broadcasts WHERE closed_unix_ms IS NULL ORDER BY opened_unix_ms",
+        [],
+    )
 }
 
 /// A broadcast can be played. `tracks` is the API's JSON.

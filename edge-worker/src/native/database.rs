@@ -1186,8 +1186,14 @@ mod tests {
             run(&path, &transaction, statements).unwrap();
             transaction.commit().unwrap();
         };
-        run_all(&sql::broadcast_opened(&name("live"), &ids[0], 10));
-        run_all(&sql::broadcast_opened(&name("live"), &ids[1], 20));
+        run_all(&sql::broadcast_opened(&name("live"), &ids[0], "[]", 10));
+        // A tenant's one place is taken by its own broadcast, which it takes the place of.
+        run_all(&sql::broadcast_opened(
+            &name("live"),
+            &ids[1],
+            r#"[["li", 1]]"#,
+            20,
+        ));
         run_all(&[
             sql::broadcast_playable(&ids[1], 21, "[]"),
             sql::broadcast_clock(&ids[1], -3),

@@ -35,6 +35,7 @@ use crate::{
     audience::{Audience, Beacon},
     directory::{Directory, Refusal, Stream, StreamEntry, bearer, seal::Seal, settings::Change},
     guard::{Guard, Rules},
+    limits::{self, Full},
     live::Broadcast,
     sessions::Sessions,
     streams::{Bearer, Managed, Sight},
@@ -68,6 +69,9 @@ pub enum EdgeError {
     /// Not admitted, or no such stream. The text is for a person.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// One more is one too many. The text is for a person.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The snapshot that a resumed broadcast needs was not stored in time.
     #[error("the edge's disk is too slow to take the broadcast up again")]
     Slow,
@@ -115,6 +119,8 @@ struct Inner {
     webhooks: Webhooks,
     events: Events,
     broadcasts: Mutex<Broadcasts>,
+    /// Held while a broadcast begins.
+    beginning: Mutex<()>,
     audience: Mutex<HashMap<StreamName, Audience>>,
     sessions: Mutex<HashMap<StreamName, Sessions>>,
     objects: Objects,
@@ -181,6 +187,7 @@ impl Edge {
             seal: database.seal().clone(),
             database: Shared::new(database),
             broadcasts: Mutex::default(),
+            beginning: Mutex::default(),
             audience: Mutex::default(),
             sessions: Mutex::default(),
             objects: Objects::new(store, config.cache_bytes),
@@ -377,7 +384,51 @@ impl Edge {
         let ask = Ask::publish(question, &admission.stream, token);
         let allowed = self.0.webhooks.ask(&ask).await?;
         exists(&allowed.stream)?;
-        Ok(allowed.narrow(admission))
+        self.bound(&directory, allowed.narrow(admission))
+    }
+
+    /// Gives an admission the limits of its stream. A publisher who could not begin a broadcast hears so now; that none begins that may
+    /// not is seen to when it does.
+    fn bound(&self, directory: &Directory, admission: Admission) -> Result<Admission, EdgeError> {
+        let stream = &admission.stream;
+        let own = directory.stream(stream).map(|stream| stream.limits);
+        let limits = self
+            .0
+            .config
+            .tenants
+            .limits(stream, own.unwrap_or_default());
+        let live = self.broadcasts();
+        let going_on = live.iter().filter(|live| live.goes_on());
+        self.0
+            .config
+            .tenants
+            .may_begin(stream, going_on.map(|live| &live.stream))?;
+        let now = super::wall_unix_ms();
+        // One that goes on has had a part of its time.
+        let current = self.current(stream).filter(|live| live.goes_on());
+        let began = current.map_or(now, |live| live.with(Broadcast::since_unix_ms));
+        let ends = limits::ends_unix_ms(&limits, began);
+        Ok(Admission {
+            ends_unix_ms: [ends, admission.ends_unix_ms].into_iter().flatten().min(),
+            limits,
+            ..admission
+        })
+    }
+
+    /// Whether one more may watch a stream: ask where a session begins.
+    ///
+    /// # Errors
+    /// [`Full::Viewers`]; the text is for the viewer.
+    pub fn may_watch(&self, stream: &StreamName) -> Result<(), Full> {
+        let directory = self.directory();
+        let limits = directory.stream(stream).map(|stream| stream.limits);
+        let watching = |prefix: &str| {
+            let names = directory.streams().map(|stream| &stream.name);
+            let of_tenant = names.filter(|name| name.as_str().starts_with(prefix));
+            of_tenant.map(|name| self.viewers(name)).sum()
+        };
+        let (tenants, own) = (&self.0.config.tenants, limits.unwrap_or_default());
+        tenants.may_watch(stream, &own, self.viewers(stream), watching)
     }
 
     /// Whether webhooks let a viewer watch, and until when: asked once, when a playback session begins, after everything else was found
@@ -747,6 +798,13 @@ impl Edge {
             return Err(Refusal::NoStream(opened.stream.clone()).to_string());
         }
         let (broadcast, _) = Broadcast::begin(first, now).map_err(|e| e.to_string())?;
+        // One after the other: of two that go live at once and have one place, one does.
+        let _turn = lock(&self.0.beginning);
+        let live = self.broadcasts();
+        let going_on = live.iter().filter(|live| live.goes_on());
+        let tenants = &self.0.config.tenants;
+        (tenants.may_begin(&opened.stream, going_on.map(|live| &live.stream)))
+            .map_err(|full| full.to_string())?;
         if let Some(before) = self.current(&opened.stream) {
             before.refuse("the stream has a newer broadcast", now);
         }

@@ -879,6 +879,7 @@ impl Edge {
         let edge_problem = |error: EdgeError| match error {
             EdgeError::Refused(refusal) => Problem::refused(refusal.to_string()),
             EdgeError::Token(refusal) => Problem::refused(refusal.to_string()),
+            EdgeError::Full(full) => Problem::refused(full.to_string()),
             EdgeError::Webhook(denied) => Problem::refused(denied.to_string()),
             error => {
                 tracing::error!(%error, "a box's question could not be answered");

@@ -151,6 +151,11 @@ impl Live {
         self.act(applied);
     }
 
+    /// Whether it has not ended.
+    pub(super) fn goes_on(&self) -> bool {
+        self.with(|b| b.ended().is_none())
+    }
+
     pub(super) fn resume(&self, now_unix_ms: i64) -> Option<Resume> {
         self.with(|b| b.resume(now_unix_ms))
     }

@@ -1,4 +1,4 @@
-//! A ceiling on a publisher's bit rate.
+//! A ceiling on a publisher's bit rate, and on its frame rate.
 
 use std::time::Duration;
 
@@ -8,26 +8,32 @@ const TOLERANCE: Duration = Duration::from_secs(10);
 /// A leaky bucket: it fills with what comes and drains at the ceiling.
 #[derive(Debug)]
 pub(super) struct Ceiling {
-    bytes_per_second: f64,
+    per_second: f64,
     level: f64,
     at: Duration,
 }
 
 impl Ceiling {
+    /// Of bytes.
     pub(super) fn new(bits_per_second: u64, now: Duration) -> Self {
+        Self::of(bits_per_second as f64 / 8.0, now)
+    }
+
+    /// Of whatever is counted.
+    pub(super) fn of(per_second: f64, now: Duration) -> Self {
         Self {
-            bytes_per_second: bits_per_second as f64 / 8.0,
+            per_second,
             level: 0.0,
             at: now,
         }
     }
 
     /// Counts what came; whether it is within the ceiling.
-    pub(super) fn take(&mut self, bytes: usize, now: Duration) -> bool {
+    pub(super) fn take(&mut self, count: usize, now: Duration) -> bool {
         let elapsed = now.saturating_sub(self.at).as_secs_f64();
         self.at = now;
-        self.level = (self.level - elapsed * self.bytes_per_second).max(0.0) + bytes as f64;
-        self.level <= self.bytes_per_second * TOLERANCE.as_secs_f64()
+        self.level = (self.level - elapsed * self.per_second).max(0.0) + count as f64;
+        self.level <= self.per_second * TOLERANCE.as_secs_f64()
     }
 }
 

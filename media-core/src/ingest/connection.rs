@@ -9,6 +9,7 @@ use std::{
 
 use protocol::{
     internal::{Admission, Admit},
+    limits::Limits,
     names::StreamName,
     per_address::{Full, OfAddress},
 };
@@ -24,6 +25,7 @@ use tracing::{debug, info, warn};
 use super::{
     Protocol, Publisher, address,
     bitrate::Ceiling,
+    bounds::{Bounds, Exceeded},
     flv::{self, printable},
     live::Claim,
     proxy, queue,
@@ -90,6 +92,12 @@ enum Cause {
     NotReading(Duration),
     #[error("the bit rate is over max_bitrate_bps ({0})")]
     Bitrate(u64),
+    #[error(
+        "the encoder sends more than the {0} bits a second that this stream may have: lower the bit rate in the encoder"
+    )]
+    StreamBitrate(u64),
+    #[error("{0}")]
+    Bounds(#[from] Exceeded),
     #[error("refused: {0}")]
     Refused(String),
     #[error("the time for which it was admitted is over")]
@@ -313,6 +321,7 @@ async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
         claim,
         sender,
         ends_unix_ms,
+        limits,
     } = match admitted {
         Ok(admitted) => admitted,
         Err(denial) => {
@@ -327,7 +336,8 @@ async fn publish<S: AsyncRead + AsyncWrite + Unpin>(
     let encoder = request.encoder.as_deref().map(printable);
     info!(peer = %admitting.peer, protocol = %admitting.protocol, stream = %claim.stream(), encoder, "publisher admitted");
     let expired = expired(ends_unix_ms);
-    media(connection, claim, sender, expired, &admitting.shared).await
+    let admitted = (claim, sender, limits);
+    media(connection, admitted, expired, &admitting.shared).await
 }
 
 /// How often the clock is looked at for a publisher whose time is bounded: a machine that slept, or whose clock was set, is noticed.
@@ -362,6 +372,8 @@ struct Admitted {
     sender: queue::Sender,
     /// When it ends whatever it does.
     ends_unix_ms: Option<i64>,
+    /// What it may send.
+    limits: Limits,
 }
 
 /// Why a publisher is not admitted.
@@ -429,6 +441,7 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
         stream,
         ends_unix_ms,
         holder,
+        limits,
     } = admission;
     let claim = shared.live.claim(
         &stream,
@@ -456,6 +469,7 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
             claim,
             sender,
             ends_unix_ms,
+            limits,
         }),
         Err(error) => Err(Denial::new(Refusal::Failed, &error.0, Some(stream))),
     }
@@ -464,16 +478,18 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
 /// The publisher's media, to its end. The events end before the claim does, so that the next publisher comes after them.
 async fn media<S: AsyncRead + AsyncWrite + Unpin>(
     mut connection: Connection<S>,
-    claim: Claim,
-    mut sender: queue::Sender,
+    (claim, mut sender, limits): (Claim, queue::Sender, Limits),
     expired: impl Future<Output = ()>,
     shared: &Shared,
 ) -> (Option<StreamName>, Cause) {
-    let cause = pump(&mut connection, &claim, &mut sender, expired, shared).await;
+    let admitted = (&claim, &mut sender, limits);
+    let cause = pump(&mut connection, admitted, expired, shared).await;
     let stream = claim.stream().clone();
     match &cause {
-        // Whose time is over does not come back: nobody waits for it.
-        Cause::Unpublished | Cause::Expired => sender.unpublished(),
+        // Whose time is over does not come back, and who sends too much goes on with it: nobody waits for them.
+        Cause::Unpublished | Cause::Expired | Cause::StreamBitrate(_) | Cause::Bounds(_) => {
+            sender.unpublished();
+        }
         _ => drop(sender),
     }
     drop(claim);
@@ -482,7 +498,13 @@ async fn media<S: AsyncRead + AsyncWrite + Unpin>(
         Cause::Flv(error) => connection
             .session
             .refuse(Refusal::Failed, &error.to_string()),
-        Cause::Bitrate(_) | Cause::Cut | Cause::Expired | Cause::Stop | Cause::Silent(_) => {
+        Cause::Bitrate(_)
+        | Cause::StreamBitrate(_)
+        | Cause::Bounds(_)
+        | Cause::Cut
+        | Cause::Expired
+        | Cause::Stop
+        | Cause::Silent(_) => {
             connection
                 .session
                 .refuse(Refusal::Failed, &cause.to_string());
@@ -498,14 +520,16 @@ async fn media<S: AsyncRead + AsyncWrite + Unpin>(
 
 async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
     connection: &mut Connection<S>,
-    claim: &Claim,
-    sender: &mut queue::Sender,
+    (claim, sender, limits): (&Claim, &mut queue::Sender, Limits),
     expired: impl Future<Output = ()>,
     shared: &Shared,
 ) -> Cause {
     let config = &shared.config;
     let mut demuxer = flv::Demuxer::default();
-    let mut ceiling = Ceiling::new(config.max_bitrate_bps, shared.started.elapsed());
+    let of_stream = (limits.max_bitrate_bps).filter(|max| *max < config.max_bitrate_bps);
+    let max_bitrate_bps = of_stream.unwrap_or(config.max_bitrate_bps);
+    let mut ceiling = Ceiling::new(max_bitrate_bps, shared.started.elapsed());
+    let mut bounds = Bounds::new(limits, shared.started.elapsed());
     let mut events = Vec::new();
     let silence = tokio::time::sleep(config.silence());
     tokio::pin!(silence, expired);
@@ -518,6 +542,9 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
                     silence.as_mut().reset(Instant::now() + config.silence());
                 }
                 for event in events.drain(..) {
+                    if let Err(exceeded) = bounds.look(&event, now) {
+                        return exceeded.into();
+                    }
                     if sender.send(Received { at: now, event }).is_err() {
                         return Cause::Cut;
                     }
@@ -547,7 +574,10 @@ async fn pump<S: AsyncRead + AsyncWrite + Unpin>(
             () = &mut silence => return Cause::Silent(config.silence()),
             read = connection.read() => match read {
                 Ok(count) if ceiling.take(count, shared.started.elapsed()) => {}
-                Ok(_) => return Cause::Bitrate(config.max_bitrate_bps),
+                Ok(_) => return match of_stream {
+                    Some(max) => Cause::StreamBitrate(max),
+                    None => Cause::Bitrate(max_bitrate_bps),
+                },
                 Err(cause) => return cause,
             },
         }

@@ -17,6 +17,7 @@ use ghost_live_media_core::{
 };
 use protocol::{
     internal::{Admission, Admit, Open, OpenAnswer},
+    limits::Limits,
     names::BroadcastId,
 };
 use tokio::{
@@ -43,6 +44,8 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(40);
 #[derive(Default)]
 pub(super) struct TestEdge {
     pub(super) asked: Mutex<Vec<Admit>>,
+    /// What it lets publishers send.
+    pub(super) limits: Mutex<Limits>,
 }
 
 impl Edge for TestEdge {
@@ -53,6 +56,7 @@ impl Edge for TestEdge {
             self.asked.lock().unwrap().push(question);
             match key.as_str() {
                 KEY | SHORT_KEY => Ok(Admission {
+                    limits: *self.limits.lock().unwrap(),
                     ends_unix_ms: (key == SHORT_KEY).then(|| unix_ms(SystemTime::now() + SHORT)),
                     ..Admission::of(stream.unwrap_or_else(|| "demo".parse().unwrap()))
                 }),

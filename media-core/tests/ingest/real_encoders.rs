@@ -7,6 +7,8 @@ use ghost_live_media_core::{
     media::{IngestEvent, PublisherEnd},
 };
 
+use protocol::limits::Limits;
+
 use super::fixture::{Fixture, KEY, Log, all, ffmpeg, finish, is_idr, spawn, until};
 
 /// What two seconds of 30 frames a second with audio must have given.
@@ -262,4 +264,57 @@ async fn a_second_encoder_takes_over_where_the_configuration_says_so() {
     assert_eq!(end, PublisherEnd::Unpublished);
     assert_success(&finish(second).await);
     assert!(!finish(first).await.status.success());
+}
+
+#[tokio::test]
+async fn ffmpeg_is_held_to_the_limits_of_its_stream() {
+    let mut server = Fixture::start().await;
+    let address = format!("rtmp://{}/live/{KEY}", server.rtmp);
+    let within = Limits {
+        max_height: Some(180),
+        max_fps: Some(30),
+        max_bitrate_bps: Some(20_000_000),
+        ..Limits::default()
+    };
+    let height = Limits {
+        max_height: Some(179),
+        ..within
+    };
+    let rate = Limits {
+        max_fps: Some(15),
+        ..within
+    };
+    let bitrate = Limits {
+        max_bitrate_bps: Some(100_000),
+        ..within
+    };
+    for (limits, said) in [
+        (height, "the picture is 320x180"),
+        (rate, "more than the 15 frames a second"),
+        (bitrate, "more than the 100000 bits a second"),
+    ] {
+        *server.edge.limits.lock().unwrap() = limits;
+        let peer = ffmpeg(
+            30,
+            &[
+                "-b:v",
+                "1500k",
+                "-x264-params",
+                "nal-hrd=cbr:vbv-bufsize=1500:vbv-maxrate=1500",
+                &address,
+            ],
+        );
+        let mut publisher = server.publisher().await;
+        let (_, end) = all(&mut publisher).await;
+        assert_eq!(end, PublisherEnd::Unpublished, "{said}");
+        Log::line(&["publisher cut off", "demo", said]).await;
+        drop(peer);
+    }
+    *server.edge.limits.lock().unwrap() = within;
+    let peer = ffmpeg(2, &[&address]);
+    let mut publisher = server.publisher().await;
+    let (events, end) = all(&mut publisher).await;
+    assert_two_seconds(&events, 58);
+    assert_eq!(end, PublisherEnd::Unpublished);
+    assert_success(&finish(peer).await);
 }

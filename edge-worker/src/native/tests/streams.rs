@@ -346,3 +346,135 @@ async fn objects(store: &InMemory) -> Vec<Path> {
         .map(|object| object.unwrap().location)
         .collect()
 }
+
+/// An edge with these tenants and these streams.
+async fn bounded(folder: &std::path::Path, tenants: Value, streams: &[&str]) -> Edge {
+    let config = Config {
+        tenants: serde_json::from_value(tenants).unwrap(),
+        ..config(folder)
+    };
+    let edge = Edge::start(config, Arc::new(InMemory::new()), assets()).unwrap();
+    for name in streams {
+        let name = name.parse().unwrap();
+        edge.ensure_stream(&name, &Change::default()).await.unwrap();
+    }
+    edge
+}
+
+/// The first message of a broadcast of that stream.
+fn opens(stream: &str, id: u8) -> (BroadcastId, Numbered) {
+    let mut first = Source::new().open().swap_remove(0);
+    let id = BroadcastId::from_random([id; 16]);
+    let ToEdge::Opened(opened) = &mut first.message else {
+        unreachable!("a broadcast begins with it");
+    };
+    (opened.stream, opened.broadcast) = (stream.parse().unwrap(), id.clone());
+    (id, first)
+}
+
+/// The answer to a publisher who comes with the stream's key.
+async fn publishes(edge: &Edge, folder: &std::path::Path, name: &str) -> Result<Admission, String> {
+    let database = Database::open(&folder.join("edge")).unwrap();
+    let stream = edge.stream(&name.parse().unwrap()).unwrap();
+    let question = Admit {
+        key: stream.key(database.seal()).unwrap().reveal(),
+        stream: None,
+        peer: "192.0.2.1:4000".to_owned(),
+        ..Admit::default()
+    };
+    edge.admit(&question)
+        .await
+        .map_err(|error| error.to_string())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_that_go_live_at_once_in_one_place_one_does_and_another_tenant_s_are_not_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let tenants = json!([{"prefix": "acme-", "max_broadcasts": 1}]);
+    let streams = ["acme-a", "acme-b", "blue-a", "blue-b"];
+    let edge = bounded(folder.path(), tenants, &streams).await;
+    for name in streams {
+        assert!(
+            publishes(&edge, folder.path(), name).await.is_ok(),
+            "{name}"
+        );
+    }
+    let begin = |stream: &str, id| {
+        let (edge, (id, first)) = (edge.clone(), opens(stream, id));
+        tokio::task::spawn_blocking(move || {
+            let begun = edge.begin_broadcast(&id, &first);
+            begun.map(|live| live.stream.clone())
+        })
+    };
+    let (one, other) = tokio::join!(begin("acme-a", 1), begin("acme-b", 2));
+    let both = [one.unwrap(), other.unwrap()];
+    let [began] = &both.iter().flatten().collect::<Vec<_>>()[..] else {
+        panic!("one of both: {both:?}");
+    };
+    let refused = both.iter().find_map(|one| one.as_ref().err()).unwrap();
+    assert!(refused.contains("(1)"), "{refused}");
+    for name in ["blue-a", "blue-b"] {
+        let (id, first) = opens(name, name.as_bytes()[5]);
+        assert!(edge.begin_broadcast(&id, &first).is_ok());
+        assert!(
+            publishes(&edge, folder.path(), name).await.is_ok(),
+            "{name}"
+        );
+    }
+    // The encoder of the other hears why; that of the one may come back, and in its own place.
+    let other = if began.as_str() == "acme-a" {
+        "acme-b"
+    } else {
+        "acme-a"
+    };
+    let why = publishes(&edge, folder.path(), other).await.unwrap_err();
+    assert!(why.contains("(1)"), "{why}");
+    assert!(
+        publishes(&edge, folder.path(), began.as_str())
+            .await
+            .is_ok()
+    );
+    let (id, first) = opens(began.as_str(), 9);
+    assert!(edge.begin_broadcast(&id, &first).is_ok());
+    // Its end makes room.
+    let live = edge.live(&id).unwrap();
+    live.end(protocol::link::CloseReason::Unpublished, edge.now_unix_ms());
+    assert!(publishes(&edge, folder.path(), other).await.is_ok());
+    let (id, first) = opens(other, 10);
+    assert!(edge.begin_broadcast(&id, &first).is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_publisher_is_given_the_limits_of_its_stream_within_its_tenant_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let tenants =
+        json!([{"prefix": "acme-", "max_fps": 30, "max_duration_s": 60, "max_viewers": 1}]);
+    let edge = bounded(folder.path(), tenants, &["acme-a", "blue-a"]).await;
+    let wide = json!({"limits": {"max_fps": 60, "max_height": 720, "max_duration_s": 3600, "max_viewers": 5}});
+    let wide: Change = serde_json::from_value(wide).unwrap();
+    for name in ["acme-a", "blue-a"] {
+        let name = name.parse().unwrap();
+        edge.change_stream(&name, wide.clone()).await.unwrap();
+    }
+    let admitted = publishes(&edge, folder.path(), "acme-a").await.unwrap();
+    let limits = admitted.limits;
+    assert_eq!((limits.max_fps, limits.max_height), (Some(30), Some(720)));
+    let left = |admission: &Admission| admission.ends_unix_ms.unwrap() - wall_unix_ms();
+    assert!((50_000..=60_000).contains(&left(&admitted)));
+    let other = publishes(&edge, folder.path(), "blue-a").await.unwrap();
+    assert_eq!(other.limits.max_fps, Some(60));
+    assert!(left(&other) > 3_500_000);
+    // Whoever comes back goes on with the time of the broadcast.
+    let (id, first) = opens("acme-a", 1);
+    let live = edge.begin_broadcast(&id, &first).unwrap();
+    let began = live.with(crate::live::Broadcast::since_unix_ms);
+    let again = publishes(&edge, folder.path(), "acme-a").await.unwrap();
+    assert_eq!(again.ends_unix_ms, Some(began + 60_000));
+
+    let (acme, blue) = ("acme-a".parse().unwrap(), "blue-a".parse().unwrap());
+    assert!(edge.may_watch(&acme).is_ok());
+    let beacon = serde_json::from_value(json!({"viewer": "a-viewer-of-the-stream"}));
+    edge.beacon(&acme, &beacon.unwrap());
+    assert!(edge.may_watch(&acme).is_err(), "the tenant has one place");
+    assert!(edge.may_watch(&blue).is_ok());
+}

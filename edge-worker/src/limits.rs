@@ -1,0 +1,251 @@
+//! What streams and tenants may take at the most: the limits that a publisher is given, whether one more broadcast may begin, and whether
+//! one more viewer may watch.
+//!
+//! A tenant is all streams whose names begin alike. What a tenant may have is in the configuration, beyond the reach of whoever manages
+//! its streams; what a single stream may have is in the directory, and never widens it.
+
+use protocol::{limits::Limits, names::StreamName};
+use serde::{Deserialize, Serialize};
+
+use crate::directory::settings::{LimitsChange, SettingsError};
+
+/// What a tenant may take.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tenant {
+    /// What the names of its streams begin with.
+    pub prefix: String,
+    /// Its broadcasts that go on at a time, those included that wait for their encoder.
+    #[serde(default)]
+    pub max_broadcasts: Option<u32>,
+    /// The viewers of all its streams together, at a time.
+    #[serde(default)]
+    pub max_viewers: Option<u32>,
+    /// Each publisher's bit rate: as a stream's.
+    #[serde(default)]
+    pub max_bitrate_bps: Option<u64>,
+    /// Each publisher's picture: as a stream's.
+    #[serde(default)]
+    pub max_height: Option<u32>,
+    /// Each publisher's frame rate: as a stream's.
+    #[serde(default)]
+    pub max_fps: Option<u32>,
+    /// Each broadcast's duration: as a stream's.
+    #[serde(default)]
+    pub max_duration_s: Option<u64>,
+}
+
+/// What somebody wrote for a tenant and cannot be one. The text is for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TenantError {
+    /// Names cannot begin so.
+    #[error(
+        "prefix is {0:?}, which no stream's name begins with: use a-z, 0-9, '_' and '-', or \"\" for all"
+    )]
+    Prefix(String),
+    /// A limit that is none.
+    #[error(transparent)]
+    Limit(#[from] SettingsError),
+}
+
+/// Why one more is one too many. The text is for a person.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// Of broadcasts.
+    #[error("as many streams are live as may be at a time here ({0}): end another one first")]
+    Broadcasts(u32),
+    /// Of viewers.
+    #[error("as many are watching as may at a time here ({0}): try again later")]
+    Viewers(u32),
+}
+
+impl Tenant {
+    /// Whether it has that stream.
+    pub fn has(&self, stream: &StreamName) -> bool {
+        stream.as_str().starts_with(&self.prefix)
+    }
+
+    /// What each of its streams may take.
+    fn each(&self) -> Limits {
+        Limits {
+            max_bitrate_bps: self.max_bitrate_bps,
+            max_height: self.max_height,
+            max_fps: self.max_fps,
+            max_duration_s: self.max_duration_s,
+            // Of all together.
+            max_viewers: None,
+        }
+    }
+
+    /// Looks for what can be read and yet cannot be.
+    ///
+    /// # Errors
+    /// [`TenantError`].
+    pub fn check(&self) -> Result<(), TenantError> {
+        if !self.prefix.is_empty() && self.prefix.parse::<StreamName>().is_err() {
+            return Err(TenantError::Prefix(self.prefix.clone()));
+        }
+        let limits = LimitsChange {
+            max_bitrate_bps: Some(self.max_bitrate_bps),
+            max_height: Some(self.max_height),
+            max_fps: Some(self.max_fps),
+            max_duration_s: Some(self.max_duration_s),
+            max_viewers: Some(self.max_viewers),
+        };
+        Ok(limits.check()?)
+    }
+}
+
+/// All tenants. A stream may be of several, such as of `""`, which is all: each of them bounds it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Tenants(pub Vec<Tenant>);
+
+impl Tenants {
+    fn of(&self, stream: &StreamName) -> impl Iterator<Item = &Tenant> {
+        self.0.iter().filter(move |tenant| tenant.has(stream))
+    }
+
+    /// What a stream with these limits of its own may take.
+    pub fn limits(&self, stream: &StreamName, own: Limits) -> Limits {
+        self.of(stream)
+            .fold(own, |limits, tenant| limits.and(tenant.each()))
+    }
+
+    /// The tenants of a stream that bound how many broadcasts go on, as beginnings of names with how many.
+    pub fn broadcasts(&self, stream: &StreamName) -> impl Iterator<Item = (&str, u32)> {
+        self.of(stream)
+            .filter_map(|tenant| Some((tenant.prefix.as_str(), tenant.max_broadcasts?)))
+    }
+
+    /// Whether a broadcast of this stream may begin beside those of the streams that go on. One of its own, which it takes the place of,
+    /// does not count.
+    ///
+    /// # Errors
+    /// [`Full::Broadcasts`].
+    pub fn may_begin<'a>(
+        &self,
+        stream: &StreamName,
+        live: impl Iterator<Item = &'a StreamName> + Clone,
+    ) -> Result<(), Full> {
+        for (prefix, max) in self.broadcasts(stream) {
+            let others = live.clone().filter(|other| *other != stream);
+            let others = others.filter(|other| other.as_str().starts_with(prefix));
+            if others.count() >= max as usize {
+                return Err(Full::Broadcasts(max));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one more may watch a stream with these limits of its own. `watching` gives how many watch streams with names that begin
+    /// so; `viewers` is how many watch this one.
+    ///
+    /// # Errors
+    /// [`Full::Viewers`].
+    pub fn may_watch(
+        &self,
+        stream: &StreamName,
+        own: &Limits,
+        viewers: u64,
+        watching: impl Fn(&str) -> u64,
+    ) -> Result<(), Full> {
+        let full = |max: u32, now: u64| match now >= u64::from(max) {
+            true => Err(Full::Viewers(max)),
+            false => Ok(()),
+        };
+        if let Some(max) = own.max_viewers {
+            full(max, viewers)?;
+        }
+        for tenant in self.of(stream) {
+            if let Some(max) = tenant.max_viewers {
+                full(max, watching(&tenant.prefix))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// When a broadcast that began then has to end, Unix milliseconds.
+pub fn ends_unix_ms(limits: &Limits, began_unix_ms: i64) -> Option<i64> {
+    let longest = i64::try_from(limits.max_duration_s?).ok()?;
+    Some(began_unix_ms.saturating_add(longest.saturating_mul(1_000)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn name(text: &str) -> StreamName {
+        text.parse().unwrap()
+    }
+
+    fn tenants() -> Tenants {
+        serde_json::from_str(
+            r#"[{"prefix": "", "max_broadcasts": 3, "max_fps": 60},
+                {"prefix": "acme-", "max_broadcasts": 1, "max_viewers": 5, "max_fps": 30, "max_duration_s": 60},
+                {"prefix": "blue-", "max_broadcasts": 0}]"#,
+        )
+        .unwrap()
+    }
+
+    #[test]
+    fn a_stream_is_bounded_by_itself_and_by_each_tenant_that_it_is_of() {
+        let tenants = tenants();
+        let own = Limits {
+            max_fps: Some(50),
+            ..Limits::default()
+        };
+        assert_eq!(tenants.limits(&name("acme-a"), own).max_fps, Some(30));
+        assert_eq!(tenants.limits(&name("other"), own).max_fps, Some(50));
+        let limits = tenants.limits(&name("acme-a"), own);
+        assert_eq!(ends_unix_ms(&limits, 5), Some(60_005));
+        assert_eq!(ends_unix_ms(&own, 5), None);
+    }
+
+    #[test]
+    fn broadcasts_of_one_tenant_take_no_place_of_another_s() {
+        let (tenants, a, b) = (tenants(), name("acme-a"), name("acme-b"));
+        let (other, more) = (name("other"), name("more"));
+        let may = |stream: &str, live: &[&StreamName]| {
+            tenants.may_begin(&name(stream), live.iter().copied())
+        };
+        assert_eq!(may("acme-a", &[&other]), Ok(()));
+        assert_eq!(may("acme-a", &[&b]), Err(Full::Broadcasts(1)));
+        // It takes its own place.
+        assert_eq!(may("acme-a", &[&a]), Ok(()));
+        assert_eq!(may("blue-a", &[]), Err(Full::Broadcasts(0)));
+        assert_eq!(may("fresh", &[&a, &other]), Ok(()));
+        assert_eq!(may("fresh", &[&a, &other, &more]), Err(Full::Broadcasts(3)));
+    }
+
+    #[test]
+    fn viewers_are_bounded_by_stream_and_by_all_of_a_tenant() {
+        let tenants = tenants();
+        let own = Limits {
+            max_viewers: Some(2),
+            ..Limits::default()
+        };
+        let watching = |prefix: &str| if prefix == "acme-" { 4 } else { 100 };
+        let may = |stream: &str, own: &Limits, viewers| {
+            tenants.may_watch(&name(stream), own, viewers, watching)
+        };
+        assert_eq!(may("acme-a", &own, 1), Ok(()));
+        assert_eq!(may("acme-a", &own, 2), Err(Full::Viewers(2)));
+        assert_eq!(may("other", &Limits::default(), 1_000), Ok(()));
+        let full = tenants.may_watch(&name("acme-a"), &own, 0, |_| 5);
+        assert_eq!(full, Err(Full::Viewers(5)));
+    }
+
+    #[test]
+    fn a_tenant_that_cannot_be_is_refused() {
+        let tenant = |text: &str| serde_json::from_str::<Tenant>(text).unwrap().check();
+        assert_eq!(tenant(r#"{"prefix": "acme-"}"#), Ok(()));
+        assert_eq!(tenant(r#"{"prefix": ""}"#), Ok(()));
+        for bad in [r#"{"prefix": "Acme-"}"#, r#"{"prefix": "a", "max_fps": 0}"#] {
+            assert!(tenant(bad).is_err(), "{bad}");
+        }
+        assert!(serde_json::from_str::<Tenant>(r#"{"prefix": "a", "max_smell": 1}"#).is_err());
+    }
+}
