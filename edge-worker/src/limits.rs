@@ -138,6 +138,11 @@ impl Tenants {
         Ok(())
     }
 
+    /// Whether the viewers of a stream are counted: it, or a tenant that it belongs to, is for so many.
+    pub fn count_viewers(&self, stream: &StreamName, own: &Limits) -> bool {
+        own.max_viewers.is_some() || self.of(stream).any(|tenant| tenant.max_viewers.is_some())
+    }
+
     /// Whether one more may watch a stream with these limits of its own. `watching` gives how many watch streams with names that begin
     /// so; `viewers` is how many watch this one.
     ///

@@ -229,6 +229,44 @@ test("an owner makes, shows and takes back watch links, by the studio link or a 
   }
 });
 
+test("the studio link plays its own stream, and what it began is over when it is logged out", async () => {
+  const live = await closed("studio");
+  const old = live.entry.studio_secret;
+  const at = async (secret) => {
+    const [response, text] = await answered(get("/live/studio/index.m3u8", secret));
+    assert.equal(response.status, 200, text);
+    return `/live/studio/${text.split("\n").find((line) => line !== "" && !line.startsWith("#"))}`;
+  };
+  const [playlist, viewer] = [await at(old), await enter(token({ stream: "studio" }), "studio")];
+  assert.equal(await status(playlist), 200);
+  const { secret } = await (await call("POST", "/api/studio/studio/log-out", old)).json();
+  assert.notEqual(secret, old);
+  assert.equal(await status("/live/studio/index.m3u8", old), 401);
+  assert.equal(await status(playlist), 403);
+  assert.equal(await status(viewer.playlist()), 200, "viewers go on");
+  assert.equal(await status(await at(secret)), 200);
+  await live.hangUp();
+});
+
+test("a stream for two viewers has no third, and none without a session", async () => {
+  const live = await closed("small");
+  const settings = await internal(edge.url, SECRET, "PUT", "/internal/streams/small/settings", JSON.stringify({ visibility: "public", limits: { max_viewers: 2 } }));
+  assert.equal(settings.status, 204, await settings.text());
+  const enters = async () => answered(get("/live/small/index.m3u8"));
+  await until("it is open to all", async () => (await enters())[0].status === 200);
+  const [, text] = await enters();
+  const two = `/live/small/${text.split("\n").find((line) => line !== "" && !line.startsWith("#"))}`;
+  const session = two.split("/")[4];
+  const [third, why] = await enters();
+  assertProblem(third, why, 503);
+  assert.equal(await status(two), 200);
+  assert.equal(await status(two.replace(session, "-")), 401);
+  const left = await call("POST", "/api/streams/small/beacon", "", { viewer: "a page of mine", left: true, session });
+  assert.equal(left.status, 204);
+  assert.equal((await enters())[0].status, 200);
+  await live.hangUp();
+});
+
 test("nobody sees, ends or links what is another's", async () => {
   const theirs = token({ iss: TEAM, stream: "team-*", act: "manage" }, { ...team, kid: "team-1" });
   const viewer = await enter(token());

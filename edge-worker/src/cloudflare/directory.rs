@@ -28,7 +28,7 @@ use super::{
     binding, guard, link_secret, now_unix_ms, random, watch, webhooks,
 };
 use crate::{
-    access::is_token,
+    access::{TakeBack, is_token},
     api::{self, LoggedOut, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio},
     directory::{
         self, Refusal, Stream,
@@ -88,9 +88,9 @@ impl KnownStream {
         self.newest.as_ref().map(|newest| &newest.id)
     }
 
-    /// How many may watch at a time.
-    pub(super) fn max_viewers(&self) -> Option<u32> {
-        self.limits.max_viewers
+    /// What it may take, by its own settings.
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Who may watch.
@@ -142,6 +142,24 @@ impl Known {
         }
     }
 
+    /// Whether one more may watch a stream, as far as the directory knows how many do: it hears of that every ten seconds.
+    ///
+    /// # Errors
+    /// [`Full::Viewers`].
+    pub(super) fn may_watch(
+        &self,
+        tenants: &Tenants,
+        name: &StreamName,
+    ) -> std::result::Result<(), Full> {
+        let watching = |prefix: &str| {
+            let all = self.streams.iter();
+            let of_tenant = all.filter(|(name, _)| name.as_str().starts_with(prefix));
+            of_tenant.map(|(_, stream)| stream.viewers).sum()
+        };
+        // A stream's own limit is its object's to keep, which counts exactly.
+        tenants.may_watch(name, &Limits::default(), 0, watching)
+    }
+
     /// The broadcasts of these streams that have not ended.
     pub(super) fn running<'a>(
         &'a self,
@@ -158,6 +176,8 @@ impl Known {
 }
 
 thread_local! {
+    /// A change of the variable makes new isolates.
+    static TENANTS: RefCell<Option<Rc<Tenants>>> = const { RefCell::new(None) };
     static KNOWN: RefCell<Rc<Known>> = RefCell::default();
     static READ_UNIX_MS: Cell<i64> = const { Cell::new(i64::MIN) };
     /// When the last read began, and when the last one that failed did.
@@ -366,7 +386,16 @@ pub(super) async fn opens_studio(name: &StreamName, request: &Request, env: &Env
 }
 
 /// What tenants may take.
-fn tenants(env: &Env) -> Result<Tenants> {
+pub(super) fn tenants(env: &Env) -> Result<Rc<Tenants>> {
+    if let Some(known) = TENANTS.with_borrow(Clone::clone) {
+        return Ok(known);
+    }
+    let known = Rc::new(read_tenants(env)?);
+    TENANTS.set(Some(Rc::clone(&known)));
+    Ok(known)
+}
+
+fn read_tenants(env: &Env) -> Result<Tenants> {
     let said = env.var(binding::TENANTS).map(|said| said.to_string());
     let said = said.unwrap_or_default();
     if said.trim().is_empty() {
@@ -474,10 +503,7 @@ pub(super) async fn store(env: &Env, stream: &Stream) -> Result<()> {
 
 /// Runs statements as one batch, all or none.
 pub(super) async fn run_all(env: &Env, statements: &[Statement]) -> Result<()> {
-    let database = database(env)?;
-    let batch = statements.iter().map(|one| prepare(&database, one));
-    let batch = batch.collect::<Result<_>>()?;
-    database.batch(batch).await.map(drop)
+    batch(env, statements).await.map(drop)
 }
 
 /// The rows that a statement gives.
@@ -763,8 +789,16 @@ pub(super) async fn log_out(
     let Some(mut stream) = studio_stream(name, request, env).await? else {
         return problem(Some(route), &Problem::unauthorized());
     };
-    let (secret, _) = stream.log_out(random()?, &seal(env)?, random()?);
+    let (secret, ended) = stream.log_out(random()?, &seal(env)?, random()?);
     store(env, &stream).await?;
+    // What plays by the link is over too.
+    if let Some(access) = access::access(env)? {
+        let wanted = TakeBack {
+            what: access.revoked_studio(ended),
+            streams: name.clone().into(),
+        };
+        watch::revoke(env, wanted).await?;
+    }
     let logged_out = LoggedOut {
         secret: secret.to_string(),
     };

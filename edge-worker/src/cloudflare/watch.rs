@@ -159,7 +159,7 @@ pub(super) async fn viewer(
     let seen = Seen {
         session,
         about: None,
-        most: known.max_viewers(),
+        most: known.limits().max_viewers,
         address,
     };
     if let Err(found) = say_seen(env, context, stream, &seen).await? {
@@ -308,7 +308,7 @@ pub(super) async fn enter(
                 Ok(viewer) => goes_on = Some((session, viewer)),
             }
         }
-        Some(Pass::Token(token)) => match begin(env, name, &token, address)? {
+        Some(Pass::Token(token)) => match begin(env, name, &token, address, request).await? {
             Ok((grant, session)) => begins = Some((session, Some(grant.claims().clone()))),
             Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
         },
@@ -344,6 +344,10 @@ pub(super) async fn enter(
             let Some(watched) = directory::stream(env, context, &allowed.stream).await? else {
                 return problem(Some(route), &Problem::no_stream());
             };
+            let all = directory::known(env, context).await?;
+            if let Err(full) = all.may_watch(&*directory::tenants(env)?, &allowed.stream) {
+                return problem(Some(route), &Problem::full(full.to_string()));
+            }
             let seen = Seen {
                 about: Some(About {
                     subject: claims.as_ref().map(|claims| claims.sub.clone()),
@@ -351,7 +355,7 @@ pub(super) async fn enter(
                     protocol,
                 }),
                 session,
-                most: watched.max_viewers(),
+                most: watched.limits().max_viewers,
                 address,
             };
             if let Err(found) = say_seen(env, context, &allowed.stream, &seen).await? {
@@ -393,14 +397,16 @@ pub(super) async fn enter(
 
 /// Whether all who watch have a session: a webhook is asked about each, or they are counted.
 fn needs_session(env: &Env, stream: &StreamName, known: &directory::KnownStream) -> Result<bool> {
-    Ok(known.max_viewers().is_some() || super::webhooks::asks(env, On::Watch, stream)?)
+    let counted = directory::tenants(env)?.count_viewers(stream, known.limits());
+    Ok(counted || super::webhooks::asks(env, On::Watch, stream)?)
 }
 
-fn begin(
+async fn begin(
     env: &Env,
     stream: &StreamName,
     token: &str,
     address: IpAddr,
+    request: &Request,
 ) -> Result<std::result::Result<(Grant, Session), Refusal>> {
     let Some(access) = access(env)? else {
         return Ok(Err(Refusal::Key));
@@ -410,7 +416,16 @@ fn begin(
         stream,
         address,
     };
-    Ok(access.begin(token, &ask, &revoked(), random()?, now_unix_ms()))
+    let (id, now) = (random()?, now_unix_ms());
+    let begun = access.begin(token, &ask, &revoked(), id, now);
+    if let Err(Refusal::Malformed) = begun {
+        // No token: it may be what the studio link carries.
+        let studio = directory::studio_stream(stream, request, env).await?;
+        if let Some(jti) = studio.and_then(|studio| studio.studio_token(token)) {
+            return Ok(access.begin_in_studio(jti, &ask, &revoked(), id, now));
+        }
+    }
+    Ok(begun)
 }
 
 /// An answer without what is said inside the edge only.
@@ -463,7 +478,7 @@ pub(super) async fn manager(
 // ---- what owners ask
 
 /// Takes something back: keeps it, and tells the broadcasts that it concerns.
-async fn revoke(env: &Env, wanted: TakeBack) -> Result<protocol::token::Revocation> {
+pub(super) async fn revoke(env: &Env, wanted: TakeBack) -> Result<protocol::token::Revocation> {
     let now = now_unix_ms();
     let revocation = wanted.revocation(now);
     directory::batch(env, &sql::revoke(&revocation, now)).await?;

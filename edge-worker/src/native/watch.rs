@@ -164,6 +164,9 @@ impl Edge {
         if self.directory().stream(&allowed.stream).is_none() {
             return Err(Problem::no_stream());
         }
+        // Of one stream it is exact: the count is looked at again where the session is noted.
+        self.may_watch(&allowed.stream)
+            .map_err(|full| Problem::full(full.to_string()))?;
         self.seen(&allowed.stream, &session, Some(about), address)?;
         let text = (self.access())
             .sign_session(&allowed.stream, &session)
@@ -229,7 +232,8 @@ impl Edge {
     /// Whether all who watch have a session: a webhook is asked about each, or they are counted.
     pub(super) fn needs_session(&self, directory: &Directory, stream: &StreamName) -> bool {
         let limits = directory.stream(stream).map(|stream| stream.limits);
-        limits.is_some_and(|limits| limits.max_viewers.is_some())
+        let tenants = &self.config().tenants;
+        limits.is_some_and(|own| tenants.count_viewers(stream, &own))
             || self.webhooks().asks(On::Watch, stream)
     }
 

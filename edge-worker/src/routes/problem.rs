@@ -236,6 +236,11 @@ impl Problem {
         )
     }
 
+    /// 503: a stream or its tenant has as many viewers as it may have.
+    pub fn full(detail: String) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", "Full", detail)
+    }
+
     /// 403 or 503: a token plays on as many devices as it is for, or a stream has as many viewers as it may have.
     pub fn not_one_more(refused: &NotOneMore) -> Self {
         let (status, slug, title) = match refused {
