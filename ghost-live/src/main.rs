@@ -8,6 +8,7 @@ mod config;
 mod demo;
 mod explain;
 mod panel;
+mod stream;
 mod streams;
 mod token;
 mod up;
@@ -70,6 +71,11 @@ enum Command {
     Key {
         #[command(subcommand)]
         command: KeyCommand,
+    },
+    /// Streams: who may watch them, and which there are.
+    Stream {
+        #[command(subcommand)]
+        command: stream::Command,
     },
     /// Tokens that let somebody publish, watch or manage.
     Token {
@@ -140,6 +146,7 @@ async fn main() -> ExitCode {
         Command::Key {
             command: KeyCommand::Rotate { stream, files },
         } => up::rotate_key(&files, &stream).await,
+        Command::Stream { command } => stream::run(command),
         Command::Token { command } => token::run(command),
         Command::Webhooks { command } => webhooks::run(command),
         Command::Bucket {

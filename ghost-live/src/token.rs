@@ -3,12 +3,12 @@
 use std::{num::NonZeroU32, time::Duration};
 
 use anyhow::{Context, bail};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use edge_worker::{
-    access::{Access, Wanted},
+    access::{Access, TakeBack, Wanted},
     native as web,
 };
-use protocol::token::{Action, Actions, StreamPattern};
+use protocol::token::{Action, Actions, Revoked, StreamPattern};
 
 use crate::{Files, config::Config, up};
 
@@ -23,6 +23,27 @@ pub(crate) enum Command {
     },
     /// Print the public keys of this installation's tokens, as /.well-known/jwks.json has them.
     Keys {
+        #[command(flatten)]
+        files: Files,
+    },
+    /// Take tokens back: whoever came with one is out within seconds. A running server takes it up by itself.
+    #[command(group(ArgGroup::new("what").required(true)))]
+    Revoke {
+        /// The token with this id (its claim `jti`).
+        #[arg(long, value_name = "JTI", group = "what")]
+        id: Option<String>,
+        /// All tokens that this subject was given so far.
+        #[arg(long, value_name = "NAME", group = "what")]
+        subject: Option<String>,
+        /// All tokens so far.
+        #[arg(long, group = "what")]
+        all: bool,
+        /// For which streams: a name, or the beginning of names and then `*`.
+        #[arg(long, default_value = "*")]
+        stream: StreamPattern,
+        /// Who signed them [default: this installation].
+        #[arg(long, value_name = "ISSUER")]
+        issuer: Option<String>,
         #[command(flatten)]
         files: Files,
     },
@@ -123,6 +144,29 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
         Command::Keys { files } => {
             let jwks = access(&files)?.jwks(up::unix_ms());
             println!("{}", serde_json::to_string_pretty(&jwks)?);
+        }
+        Command::Revoke {
+            id,
+            subject,
+            all: _,
+            stream,
+            issuer,
+            files,
+        } => {
+            let config = here(&files)?;
+            let iss = issuer.unwrap_or_else(|| config.access.installation.clone());
+            let what = match (id, subject) {
+                (Some(jti), _) => Revoked::Token { iss, jti },
+                (None, Some(sub)) => Revoked::Subject { iss, sub },
+                (None, None) => Revoked::All,
+            };
+            let now = up::unix_ms();
+            let streams = stream;
+            let revocation = TakeBack { what, streams }.revocation(now);
+            let database = web::Database::find(&up::edge_folder(&config))?;
+            let mut database =
+                database.context("there is no directory in the data folder yet: start once")?;
+            database.revoke(revocation, now)?;
         }
         Command::Rotate { overlap, files } => {
             let config = here(&files)?;

@@ -345,6 +345,90 @@ fn a_lost_seal_secret_leaves_a_server_that_starts_and_says_how_to_get_a_new_key(
     assert!(status.success() && !said.contains("studio link"), "{said}");
 }
 
+/// The status of a GET.
+fn status(web: SocketAddr, path: &str) -> u16 {
+    let mut tcp = TcpStream::connect(web).unwrap();
+    tcp.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {web}\r\nconnection: close\r\n\r\n");
+    tcp.write_all(request.as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    tcp.read_to_end(&mut answer).unwrap();
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    answer.split(' ').nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+fn streams_and_tokens_are_changed_beside_the_running_server() {
+    let place = Place::new("");
+    let server = place.up();
+    let said = |arguments: &[&str]| {
+        let (status, said) = place.run(arguments);
+        assert!(status.success(), "{arguments:?}: {said}");
+        said
+    };
+    let key = said(&[
+        "stream",
+        "create",
+        "club",
+        "--visibility",
+        "token",
+        "--title",
+        "The club",
+    ]);
+    assert!(key.starts_with("club_"), "{key}");
+    assert_eq!(
+        said(&["stream", "list"]),
+        "club\ttoken\tThe club\nmain\tpublic\t\n"
+    );
+    let (twice, why) = place.run(&["stream", "create", "club"]);
+    assert!(!twice.success() && why.contains("club"), "{why}");
+
+    let playlist = "/live/club/index.m3u8";
+    until("the stream is known", || status(place.web, playlist) == 401);
+    let mint = [
+        "token",
+        "mint",
+        "--stream",
+        "club",
+        "--act",
+        "watch",
+        "--subject",
+        "anna",
+    ];
+    let with_token = format!("{playlist}?token={}", said(&mint).trim());
+    // Let in: nothing is live.
+    until("the token is good", || {
+        status(place.web, &with_token) == 404
+    });
+    said(&["token", "revoke", "--subject", "anna", "--stream", "club"]);
+    until("it was taken back", || {
+        status(place.web, &with_token) == 403
+    });
+
+    said(&[
+        "stream",
+        "set",
+        "club",
+        "--visibility",
+        "public",
+        "--title",
+        "",
+    ]);
+    until("it is public", || status(place.web, playlist) == 404);
+    assert_eq!(
+        said(&["stream", "list"]),
+        "club\tpublic\t\nmain\tpublic\t\n"
+    );
+    said(&["stream", "delete", "club"]);
+    assert_eq!(said(&["stream", "list"]), "main\tpublic\t\n");
+    until("it is gone", || {
+        status(place.web, "/api/streams/club") == 404
+    });
+    assert!(!place.run(&["stream", "delete", "club"]).0.success());
+    assert!(!place.run(&["token", "revoke"]).0.success());
+    assert_eq!(server.terminate().code(), Some(0), "{}", place.log());
+}
+
 /// Runs `up` beside Debian's `pebble`, the RFC 8555 server that Let's Encrypt tests clients with, until a certificate is there.
 fn issued_by(challenge: &str) {
     let [directory, management] = [free_address(), free_address()];

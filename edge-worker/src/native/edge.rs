@@ -242,6 +242,7 @@ impl Edge {
             loop {
                 // What viewers are answered from is no older than this, whoever changed it.
                 self.reload().await;
+                self.enforce();
                 tokio::time::sleep(LOOK_EVERY).await;
             }
         };

@@ -473,8 +473,16 @@ async fn a_publisher_is_given_the_limits_of_its_stream_within_its_tenant_s() {
 
     let (acme, blue) = ("acme-a".parse().unwrap(), "blue-a".parse().unwrap());
     assert!(edge.may_watch(&acme).is_ok());
-    let beacon = serde_json::from_value(json!({"viewer": "a-viewer-of-the-stream"}));
-    edge.beacon(&acme, &beacon.unwrap());
+    let viewer = protocol::session::Session::anonymous([7; 12], wall_unix_ms());
+    let home = std::net::Ipv4Addr::LOCALHOST.into();
+    let seen = (edge
+        .sessions()
+        .lock()
+        .unwrap()
+        .entry(acme.clone())
+        .or_default())
+    .seen(&viewer, None, None, home, edge.now_unix_ms());
+    assert_eq!(seen, Ok(()));
     assert!(edge.may_watch(&acme).is_err(), "the tenant has one place");
     assert!(edge.may_watch(&blue).is_ok());
 }
