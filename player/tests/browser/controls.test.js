@@ -30,6 +30,8 @@ describe('controls', () => {
       video.muted = false;
       video.volume = 0.6;
     });
+    // The key goes by what the controls know, and they hear of it with an event.
+    await page.locator('media-volume-range[mediavolume="0.6"]').first().waitFor({ state: 'attached' });
     await page.keyboard.press('ArrowUp');
     assert.equal(await video('volume'), 0.7);
     await page.keyboard.press('ArrowLeft');
