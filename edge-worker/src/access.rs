@@ -103,6 +103,14 @@ pub struct TakeBack {
 }
 
 impl TakeBack {
+    /// All that was issued for a stream, which is deleted.
+    pub fn all_of(stream: &StreamName) -> Self {
+        Self {
+            what: Revoked::All,
+            streams: stream.clone().into(),
+        }
+    }
+
     /// It, from now on. It is remembered for ever: how long what it names would be good is not known here.
     pub fn revocation(self, now_unix_ms: i64) -> Revocation {
         let until_unix_ms = match &self.what {
@@ -249,7 +257,7 @@ impl Access {
         now_unix_ms: i64,
     ) -> Result<Grant, Refusal> {
         let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
-        revoked.refuse(&grant.holder(), ask.stream)?;
+        revoked.refuse_ask(&grant, ask)?;
         grant.allows(ask)?;
         Ok(grant)
     }

@@ -198,13 +198,7 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
 
 async fn public(route: &Route, request: Request, env: Env, context: Context) -> Result<Response> {
     match route {
-        Route::Preflight => answer(
-            Some(route),
-            StatusCode::NO_CONTENT,
-            Caching::Never,
-            None,
-            Vec::new(),
-        ),
+        Route::Preflight => answer::nothing(Some(route)),
         Route::Jwks => access::jwks(route, &env),
         Route::Tokens => access::mint(route, request, &env).await,
         Route::Health => answer(
@@ -300,10 +294,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 Err(found) => return problem(Some(route), &found),
             };
             let given = playlist(address, directives, &request, &env, &context).await?;
-            let TrackAddress {
-                stream, broadcast, ..
-            } = address;
-            match watch::still(&env, stream, broadcast, &viewer, &given).await? {
+            match watch::still(&env, &address.stream, &viewer, &given).await? {
                 Ok(()) => watch::without_revoked(given),
                 Err(found) => problem(Some(route), &found),
             }

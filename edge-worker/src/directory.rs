@@ -448,6 +448,7 @@ impl Directory {
 
     /// Takes something back.
     pub fn revoke(&mut self, revocation: Revocation) {
+        self.revocations.forget(revocation.at_unix_ms);
         self.revocations.add(revocation);
     }
 

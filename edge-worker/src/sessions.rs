@@ -105,39 +105,36 @@ impl Sessions {
             }
             return Ok(());
         }
+        // It was silent for so long, if it is noted at all, that its place may be another's by now.
+        let others = |by_id: &HashMap<Tag, Active>| {
+            by_id.len() - usize::from(by_id.contains_key(&session.id))
+        };
+        let room = most.map_or(MAX_SESSIONS, |most| MAX_SESSIONS.min(most as usize));
+        if others(&self.by_id) >= room {
+            self.sweep(now_unix_ms);
+        }
+        let full = others(&self.by_id) >= room;
+        if full && room < MAX_SESSIONS {
+            return Err(NotOneMore::Full);
+        }
         let of_token = self.by_token.entry(token).or_default();
-        of_token.retain(|_, seen| now_unix_ms.saturating_sub(*seen) <= IDLE_MS);
+        of_token
+            .retain(|id, seen| *id != session.id && now_unix_ms.saturating_sub(*seen) <= IDLE_MS);
         if let Some(max) = session.max
             && of_token.len() >= max.get() as usize
         {
             return Err(NotOneMore::InUse(max.get()));
         }
-        if most.is_some_and(|most| self.active(now_unix_ms) >= most as usize) {
-            return Err(NotOneMore::Full);
-        }
-        let of_token = self.by_token.entry(token).or_default();
-        let room = of_token.len() < MAX_OF_TOKEN;
-        if self.by_id.len() >= MAX_SESSIONS {
-            self.sweep(now_unix_ms);
-        }
-        if !room || self.by_id.len() >= MAX_SESSIONS && !self.by_id.contains_key(&session.id) {
+        if full || of_token.len() >= MAX_OF_TOKEN {
             // Counting fails before watching does; a token for so many devices was checked above.
             return Ok(());
         }
-        self.by_token
-            .entry(token)
-            .or_default()
-            .insert(session.id, now_unix_ms);
-        let (subject, jti, protocol) = match about {
-            Some(about) => (about.subject, about.jti, Some(about.protocol)),
-            None => match self.by_id.remove(&session.id) {
-                Some(before) => (
-                    before.listed.subject,
-                    before.listed.jti,
-                    before.listed.protocol,
-                ),
-                None => (None, None, None),
-            },
+        of_token.insert(session.id, now_unix_ms);
+        let before = self.by_id.remove(&session.id).map(|active| active.listed);
+        let (subject, jti, protocol) = match (about, before) {
+            (Some(about), _) => (about.subject, about.jti, Some(about.protocol)),
+            (None, Some(before)) => (before.subject, before.jti, before.protocol),
+            (None, None) => (None, None, None),
         };
         let listed = Listed {
             id: session.id,
@@ -150,12 +147,6 @@ impl Sessions {
         };
         self.by_id.insert(session.id, Active { listed, token });
         Ok(())
-    }
-
-    fn active(&self, now_unix_ms: i64) -> usize {
-        let seen = self.by_id.values().map(|active| active.listed.seen_unix_ms);
-        seen.filter(|seen| now_unix_ms.saturating_sub(*seen) <= IDLE_MS)
-            .count()
     }
 
     /// A session is over, by its viewer's word or by somebody else's.

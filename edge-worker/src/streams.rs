@@ -60,7 +60,7 @@ impl<'a> Bearer<'a> {
             address,
         };
         self.grant.allows(&ask)?;
-        self.revoked.refuse(&self.grant.holder(), stream)
+        self.revoked.refuse_ask(&self.grant, &ask)
     }
 
     /// Whether they may do that with this stream.

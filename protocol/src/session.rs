@@ -82,6 +82,11 @@ impl Session {
         }
     }
 
+    /// Whether no token stands behind it.
+    pub fn is_anonymous(&self) -> bool {
+        self.holder.token == self.id
+    }
+
     fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = vec![VERSION];
         for tag in [&self.id, &self.holder.token, &self.holder.subject] {

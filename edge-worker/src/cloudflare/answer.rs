@@ -33,6 +33,17 @@ pub(super) fn answer(
     })
 }
 
+/// 204.
+pub(super) fn nothing(route: Option<&Route>) -> Result<Response> {
+    answer(
+        route,
+        StatusCode::NO_CONTENT,
+        Caching::Never,
+        None,
+        Vec::new(),
+    )
+}
+
 /// JSON.
 pub(super) fn json(
     route: Option<&Route>,

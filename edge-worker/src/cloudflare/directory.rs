@@ -24,7 +24,7 @@ use worker::{Context, D1Database, D1PreparedStatement, Delay, Env, Request, Resp
 
 use super::{
     access,
-    answer::{self, problem},
+    answer::{self, nothing, problem},
     binding, guard, link_secret, now_unix_ms, random, watch, webhooks,
 };
 use crate::{
@@ -673,13 +673,7 @@ pub(super) async fn put_stream(
         }
         return Err(error);
     }
-    answer::answer(
-        Some(route),
-        StatusCode::NO_CONTENT,
-        Caching::Never,
-        None,
-        Vec::new(),
-    )
+    nothing(Some(route))
 }
 
 /// `PUT /internal/streams/{stream}/settings`.
@@ -701,13 +695,7 @@ pub(super) async fn configure(
     if let Some(remembered) = configured.remembered() {
         change(env, &sql::configure_stream(name, &configured, &remembered)).await?;
     }
-    answer::answer(
-        Some(route),
-        StatusCode::NO_CONTENT,
-        Caching::Never,
-        None,
-        Vec::new(),
-    )
+    nothing(Some(route))
 }
 
 /// The stream, if the request carries its studio secret.

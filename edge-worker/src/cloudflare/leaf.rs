@@ -23,7 +23,7 @@ use worker::{
 };
 
 use super::{
-    answer::{answer, json, problem},
+    answer::{answer, json, nothing, problem},
     binding,
     broadcast::{FEED, feed},
     leaves, now_unix_ms,
@@ -403,13 +403,7 @@ impl Leaf {
             }
             Route::Object(key) => match broadcast.object(key) {
                 ObjectAnswer::Hinted(track) => return Ok(Step::Wait(track)),
-                ObjectAnswer::Announced => answer(
-                    Some(route),
-                    StatusCode::NO_CONTENT,
-                    Caching::Never,
-                    None,
-                    Vec::new(),
-                )?,
+                ObjectAnswer::Announced => nothing(Some(route))?,
                 ObjectAnswer::Unknown => problem(Some(route), &Problem::not_found())?,
             },
             Route::Segment(address, msn) => {

@@ -14,7 +14,7 @@ use worker::{
 };
 
 use super::{
-    answer::{self, answer, problem},
+    answer::{self, answer, nothing, problem},
     binding, leaf, watch,
 };
 use crate::{
@@ -74,13 +74,7 @@ pub(super) async fn put(
 /// `DELETE /internal/media/{key}`: caches may keep it, nobody is told of it any more.
 pub(super) async fn delete(route: &Route, key: &ObjectKey, env: &Env) -> Result<Response> {
     env.bucket(binding::MEDIA)?.delete(key.to_string()).await?;
-    answer(
-        Some(route),
-        StatusCode::NO_CONTENT,
-        Caching::Never,
-        None,
-        Vec::new(),
-    )
+    nothing(Some(route))
 }
 
 /// Deletes from the bucket what belongs to the stream and to none of these broadcasts. Gives how many objects it found; there may be

@@ -43,7 +43,7 @@ pub(super) async fn get(
         };
     }
     let mut said = leaf::ask(&env, &target, broadcast, Some(0)).await?;
-    if let Err(found) = watch::still(&env, stream, broadcast, &viewer, &said).await? {
+    if let Err(found) = watch::still(&env, stream, &viewer, &said).await? {
         return problem(Some(route), &found);
     }
     if said.status_code() != 200 {
@@ -124,10 +124,7 @@ impl Growing {
             )
             .await?;
             // A session that ended gets no part that came after.
-            let TrackAddress {
-                stream, broadcast, ..
-            } = &self.address;
-            if watch::still(&self.env, stream, broadcast, &self.viewer, &said)
+            if watch::still(&self.env, &self.address.stream, &self.viewer, &said)
                 .await?
                 .is_err()
             {

@@ -17,7 +17,7 @@ use worker::{
 };
 
 use super::{
-    answer::{answer, json, problem},
+    answer::{answer, json, nothing, problem},
     binding,
     broadcast::{RESUME, SUPERSEDE},
     directory, media, now_unix_ms,
@@ -113,13 +113,7 @@ pub(super) async fn beacon(
         Some(_) => {}
         None => drop(question(env, stream, "beacon", serde_json::to_string(&beacon)?).await?),
     }
-    answer(
-        Some(route),
-        StatusCode::NO_CONTENT,
-        Caching::Never,
-        None,
-        Vec::new(),
-    )
+    nothing(Some(route))
 }
 
 pub(super) async fn question(
@@ -139,16 +133,6 @@ pub(super) async fn question(
         .get_by_name(stream.as_str())?
         .fetch_with_request(request)
         .await
-}
-
-fn nothing() -> Result<Response> {
-    answer(
-        None,
-        StatusCode::NO_CONTENT,
-        Caching::Never,
-        None,
-        Vec::new(),
-    )
 }
 
 #[durable_object]
@@ -205,13 +189,7 @@ impl DurableObject for StreamObject {
                 let (env, storage) = (self.viewers.env.clone(), self.state.storage());
                 let begin = async move { Ok(begin(&env, &storage, &opened).await) };
                 match self.state.block_concurrency_while(begin).await?? {
-                    Ok(()) => answer(
-                        None,
-                        StatusCode::NO_CONTENT,
-                        Caching::Never,
-                        None,
-                        Vec::new(),
-                    ),
+                    Ok(()) => nothing(None),
                     Err(why) => answer(
                         None,
                         StatusCode::FORBIDDEN,
@@ -229,25 +207,13 @@ impl DurableObject for StreamObject {
                     .borrow_mut()
                     .beacon(&beacon, now_unix_ms());
                 self.say().await?;
-                answer(
-                    None,
-                    StatusCode::NO_CONTENT,
-                    Caching::Never,
-                    None,
-                    Vec::new(),
-                )
+                nothing(None)
             }
             "/delete" => {
                 let deleted: Deleted = request.json().await?;
                 self.state.storage().put(DELETED_KEY, &deleted).await?;
                 self.look_after_deleted().await?;
-                answer(
-                    None,
-                    StatusCode::NO_CONTENT,
-                    Caching::Never,
-                    None,
-                    Vec::new(),
-                )
+                nothing(None)
             }
             "/seen" => {
                 let seen: Seen = request.json().await?;
@@ -262,7 +228,7 @@ impl DurableObject for StreamObject {
                 match told {
                     Ok(()) => {
                         self.say().await?;
-                        nothing()
+                        nothing(None)
                     }
                     Err(refused) => json(None, StatusCode::FORBIDDEN, Caching::Never, &refused),
                 }
@@ -271,7 +237,7 @@ impl DurableObject for StreamObject {
                 if let Ok(id) = request.text().await?.parse() {
                     self.viewers.sessions.borrow_mut().left(&id);
                 }
-                nothing()
+                nothing(None)
             }
             "/sessions" => {
                 let sessions = self.viewers.sessions.borrow_mut().list(now_unix_ms());

@@ -6,10 +6,11 @@ use worker::{Env, Request, Response, Result};
 
 use super::{
     access,
-    answer::{answer, json, problem},
+    answer::{json, nothing, problem},
     directory, now_unix_ms, random, stream, watch,
 };
 use crate::{
+    access::TakeBack,
     api,
     directory::{Refusal as Unkept, Stream, StreamEntry, sql},
     routes::{Caching, Problem, Route},
@@ -149,16 +150,11 @@ async fn delete(
     let stream = given!(managed(name, bearer, env).await?);
     // This stream, and none that is made under its name from then on.
     let at = now_unix_ms().max(stream.created_unix_ms);
+    // Who had a link to it has none to another stream that gets its name.
+    watch::revoke(env, TakeBack::all_of(name)).await?;
     stream::delete(env, name, at).await?;
     directory::changed();
-    answer(
-        Some(route),
-        StatusCode::NO_CONTENT,
-        Caching::Never,
-        None,
-        Vec::new(),
-    )
-    .map(Ok)
+    nothing(Some(route)).map(Ok)
 }
 
 async fn new_key(

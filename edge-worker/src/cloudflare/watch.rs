@@ -5,12 +5,7 @@
 //! ([`REVOKED_HEADER`]); an isolate that does not know that one reads it before it lets the answer out. A cached playlist carries the header
 //! as well. So a revoked viewer's next part is refused, and nothing is asked of the database for it but once a revocation.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::HashMap,
-    net::IpAddr,
-    rc::Rc,
-};
+use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
 use http::StatusCode;
 use protocol::{
@@ -23,7 +18,7 @@ use worker::{Context, Env, Request, Response, Result};
 
 use super::{
     access::access,
-    answer::{answer, json, problem},
+    answer::{answer, json, nothing, problem},
     broadcast, directory, guard, leaf, now_unix_ms, random, stream,
 };
 use crate::{
@@ -43,6 +38,8 @@ pub(super) const REVOKED_HEADER: &str = "x-ghost-live-revoked";
 const SEEN_MS: i64 = 5_000;
 /// Sessions whose last word to the stream's object an isolate remembers; beyond, it says it once more.
 const MAX_SEEN: usize = 20_000;
+/// Broadcasts of which an isolate remembers when it asked a leaf.
+const MAX_HEARD: usize = 1_000;
 /// What a leaf said of revocations is taken for so long, milliseconds: less than a part.
 const HEARD_MS: i64 = 250;
 
@@ -51,9 +48,8 @@ thread_local! {
     static REVOKED: RefCell<(i64, Rc<Revocations>)> = RefCell::default();
     /// When the stream's object last heard of a session.
     static SEEN: RefCell<HashMap<Tag, i64>> = RefCell::default();
-    /// When a leaf of a broadcast last answered here.
+    /// When a leaf of a broadcast was last asked for no more than that.
     static HEARD: RefCell<HashMap<BroadcastId, i64>> = RefCell::default();
-    static SWEPT_UNIX_MS: Cell<i64> = const { Cell::new(0) };
 }
 
 /// A viewer who was let in: what is looked at again before an answer goes out.
@@ -99,6 +95,7 @@ pub(super) fn learn(rows: Vec<sql::RevocationRow>) {
                 None => worker::console_error!("a revocation cannot be read, and is not in force"),
             }
         }
+        revocations.forget(now_unix_ms());
         known.0 = known.0.max(last);
     });
 }
@@ -109,14 +106,8 @@ pub(super) async fn revoked_now(env: &Env) -> Result<Rc<Revocations>> {
     Ok(revoked())
 }
 
-/// Takes in what a leaf's answer says.
-async fn hear(env: &Env, broadcast: &BroadcastId, response: &Response) -> Result<()> {
-    HEARD.with_borrow_mut(|heard| {
-        if heard.len() > 1_000 {
-            heard.clear();
-        }
-        heard.insert(broadcast.clone(), now_unix_ms());
-    });
+/// Takes in what an answer says that a leaf made, now or before it was cached.
+async fn hear(env: &Env, response: &Response) -> Result<()> {
     let told = response.headers().get(REVOKED_HEADER)?;
     let told: i64 = told.and_then(|id| id.parse().ok()).unwrap_or_default();
     if told > revoked_id() {
@@ -156,6 +147,10 @@ pub(super) async fn viewer(
         Ok(session) => session,
         Err(refusal) => return Ok(Err(Problem::token(&refusal))),
     };
+    // It began while no token was needed.
+    if session.is_anonymous() && known.visibility().needs_token() {
+        return Ok(Err(Problem::token_needed()));
+    }
     let seen = Seen {
         session,
         about: None,
@@ -172,14 +167,13 @@ pub(super) async fn viewer(
 pub(super) async fn still(
     env: &Env,
     stream: &StreamName,
-    broadcast: &BroadcastId,
     viewer: &Viewer,
     response: &Response,
 ) -> Result<std::result::Result<(), Problem>> {
     let Viewer::Session(session) = viewer else {
         return Ok(Ok(()));
     };
-    hear(env, broadcast, response).await?;
+    hear(env, response).await?;
     Ok(now(stream, session))
 }
 
@@ -196,8 +190,17 @@ pub(super) async fn still_now(
     };
     let heard = HEARD.with_borrow(|heard| heard.get(broadcast).copied());
     if heard.is_none_or(|at| now_unix_ms().saturating_sub(at) > HEARD_MS) {
-        let response = leaf::ask(env, target, broadcast, Some(0)).await?;
-        hear(env, broadcast, &response).await?;
+        let (asked, response) = (
+            now_unix_ms(),
+            leaf::ask(env, target, broadcast, Some(0)).await?,
+        );
+        hear(env, &response).await?;
+        HEARD.with_borrow_mut(|heard| {
+            if heard.len() > MAX_HEARD {
+                heard.clear();
+            }
+            heard.insert(broadcast.clone(), asked);
+        });
     }
     Ok(now(stream, session))
 }
@@ -344,6 +347,10 @@ pub(super) async fn enter(
             let Some(watched) = directory::stream(env, context, &allowed.stream).await? else {
                 return problem(Some(route), &Problem::no_stream());
             };
+            // A webhook may send somebody elsewhere, but not past a token that is needed there.
+            if session.is_anonymous() && watched.visibility().needs_token() {
+                return problem(Some(route), &Problem::token_needed());
+            }
             let all = directory::known(env, context).await?;
             if let Err(full) = all.may_watch(&*directory::tenants(env)?, &allowed.stream) {
                 return problem(Some(route), &Problem::full(full.to_string()));
@@ -382,7 +389,7 @@ pub(super) async fn enter(
         (None, Some((session, viewer))) => (session.as_str().to_owned(), viewer),
         (None, None) => return without_revoked(given),
     };
-    if let Err(found) = still(env, name, broadcast, &viewer, &given).await? {
+    if let Err(found) = still(env, name, &viewer, &given).await? {
         return problem(Some(route), &found);
     }
     let body = playlist::personal(&given.text().await?, &session);
@@ -527,15 +534,7 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
     if let Err(found) = manages(env, &name.clone().into(), &request).await? {
         return problem(Some(route), &found);
     }
-    let done = || {
-        answer(
-            Some(route),
-            StatusCode::NO_CONTENT,
-            Caching::Never,
-            None,
-            Vec::new(),
-        )
-    };
+    let done = || nothing(Some(route));
     match route {
         Route::Sessions(_) => {
             let given = stream::question(env, name, stream::SESSIONS, String::new()).await?;

@@ -30,6 +30,7 @@ use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
 use super::files::{self, FileError};
+use crate::access::TakeBack;
 use crate::directory::{
     Directory, Refusal, Stream, StreamEntry,
     seal::Seal,
@@ -281,13 +282,19 @@ impl Database {
     /// # Errors
     /// [`DatabaseError`] when there is no such stream, or it cannot be deleted.
     pub fn delete(&mut self, name: &StreamName, now_unix_ms: i64) -> Result<(), DatabaseError> {
+        // Who had a link to it has none to another stream that gets its name.
+        let revocation = TakeBack::all_of(name).revocation(now_unix_ms);
         self.change(name, |directory, _| match directory.stream(name) {
             Some(stream) => {
                 let at = now_unix_ms.max(stream.created_unix_ms);
-                Ok((sql::delete_stream(name, at).into(), ()))
+                let mut batch = Vec::from(sql::delete_stream(name, at));
+                batch.extend(sql::revoke(&revocation, now_unix_ms));
+                Ok((batch, ()))
             }
             None => Err(Refusal::NoStream(name.clone()).into()),
-        })
+        })?;
+        Arc::make_mut(&mut self.directory).revoke(revocation);
+        Ok(())
     }
 
     /// The streams that were deleted, of which objects may be left.

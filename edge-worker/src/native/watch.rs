@@ -71,9 +71,12 @@ impl Edge {
                 now,
             )
             .map_err(|refusal| Problem::token(&refusal))?;
-        directory.stream(stream).ok_or_else(Problem::no_stream)?;
-        self.seen(stream, &session, None, address)?;
-        Ok(Viewer::Session(Box::new(session)))
+        let viewer = Viewer::Session(Box::new(session));
+        self.still(stream, &viewer)?;
+        if let Viewer::Session(session) = &viewer {
+            self.seen(stream, session, None, address)?;
+        }
+        Ok(viewer)
     }
 
     /// Whether somebody who was let in may go on: what has waited, and what goes on for long, is asked again at each part.
@@ -82,6 +85,11 @@ impl Edge {
         let Viewer::Session(session) = viewer else {
             return self.open_to_all(&directory, stream);
         };
+        // It began while no token was needed.
+        if session.is_anonymous() {
+            visible_to_all(&directory, stream)?;
+        }
+        directory.stream(stream).ok_or_else(Problem::no_stream)?;
         let refused = match session.ends_unix_ms <= wall_unix_ms() {
             true => Err(Refusal::Expired),
             false => directory.revocations().refuse_session(session, stream),
@@ -98,8 +106,9 @@ impl Edge {
     ) -> Result<Entry, Problem> {
         match pass {
             None => {
-                visible_to_all(&self.directory(), stream)?;
-                match self.needs_session(&self.directory(), stream) {
+                let directory = self.directory();
+                visible_to_all(&directory, stream)?;
+                match self.needs_session(&directory, stream) {
                     false => Ok(Entry::Anybody),
                     true => {
                         let session = Session::anonymous(random_id()?, wall_unix_ms());
@@ -161,8 +170,15 @@ impl Edge {
             jti: claims.map(|claims| claims.jti),
             protocol,
         };
-        if self.directory().stream(&allowed.stream).is_none() {
-            return Err(Problem::no_stream());
+        // A webhook may send somebody elsewhere, but not past a token that is needed there.
+        let directory = self.directory();
+        match session.is_anonymous() {
+            true => visible_to_all(&directory, &allowed.stream)?,
+            false => {
+                directory
+                    .stream(&allowed.stream)
+                    .ok_or_else(Problem::no_stream)?;
+            }
         }
         // Of one stream it is exact: the count is looked at again where the session is noted.
         self.may_watch(&allowed.stream)

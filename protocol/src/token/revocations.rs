@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Grant, Holder, Refusal, Seconds, StreamPattern, Tag};
+use super::{Action, Ask, Grant, Holder, Refusal, Seconds, StreamPattern, Tag};
 use crate::{names::StreamName, session::Session};
 
 /// What is taken back.
@@ -133,6 +133,17 @@ impl Revocations {
     pub fn refuse(&self, holder: &Holder, stream: &StreamName) -> Result<(), Refusal> {
         let covers = |streams: &StreamPattern| streams.covers(stream);
         self.refuse_where(holder, covers, covers)
+    }
+
+    /// Whether a token was taken back, for what somebody wants to do with it.
+    ///
+    /// # Errors
+    /// [`Refusal::Revoked`].
+    pub fn refuse_ask(&self, grant: &Grant, ask: &Ask<'_>) -> Result<(), Refusal> {
+        match ask.action {
+            Action::Manage => self.refuse_manager(grant, &ask.stream.clone().into()),
+            _ => self.refuse(&grant.holder(), ask.stream),
+        }
     }
 
     /// Whether a token that manages streams was taken back, for any of these. Taking back all that was issued for some streams takes nothing

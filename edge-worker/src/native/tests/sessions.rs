@@ -814,3 +814,46 @@ async fn a_stream_for_two_viewers_has_no_third_and_counts_them_truly() {
     assert_eq!(enter().await.0, 200);
     bench.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_issued_for_a_stream_opens_no_other_that_gets_its_name() {
+    let bench = closed().await;
+    let (_source, _link) = bench.on_air(3).await;
+    let owner = bench.sign(&claims("*", Action::Manage));
+    let token = bench.viewer();
+    let playlist = bench.enter(&token).await.unwrap();
+    let path = "/api/streams/demo";
+    let deleted = bench.call(Method::DELETE, path, &owner, None).await;
+    assert_eq!(deleted.status(), 204);
+    assert_eq!(bench.status(&playlist).await, 404);
+    let again = json!({"name": "demo", "visibility": "token"});
+    let made = bench
+        .call(Method::POST, "/api/streams", &owner, Some(again))
+        .await;
+    assert_eq!(made.status(), 201, "who manages all goes on managing it");
+    assert_eq!(bench.enter(&token).await.unwrap_err().0, 403);
+    let mpd = playlist.split('/').nth(4).unwrap();
+    let mpd = format!("/live/demo/manifest.mpd?session={mpd}");
+    assert_eq!(bench.status(&mpd).await, 403);
+    let changed = json!({"title": "Another"});
+    let changed = bench.call(Method::PATCH, path, &owner, Some(changed)).await;
+    assert_eq!(changed.status(), 200);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_came_without_a_token_is_out_when_one_is_needed() {
+    let bench = Bench::start().await;
+    let (_source, _link) = bench.on_air(3).await;
+    let change = |json: &str| serde_json::from_str::<Change>(json).unwrap();
+    let counted = change(r#"{"limits": {"max_viewers": 5}}"#);
+    bench.edge.change_stream(&stream(), counted).await.unwrap();
+    let text = bench.text("/live/demo/index.m3u8").await;
+    let line = text.lines().find(|line| !line.starts_with('#')).unwrap();
+    let playlist = format!("/live/demo/{line}");
+    assert_eq!(bench.status(&playlist).await, 200);
+    let closed = change(r#"{"visibility": "token"}"#);
+    bench.edge.change_stream(&stream(), closed).await.unwrap();
+    assert_eq!(bench.status(&playlist).await, 401);
+    bench.end().await;
+}
