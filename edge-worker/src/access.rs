@@ -16,13 +16,18 @@ use protocol::{
     names::StreamName,
     session::{MAX_SESSION_MS, Session, SessionKey},
     token::{
-        Action, Actions, Ask, Audience, Claims, Grant, Jwks, KeyError, KeySet, MintError, Refusal,
-        Revocation, Revocations, Revoked, Seconds, StreamPattern, Tag, VerifyingKey,
+        Action, Actions, Ask, Audience, Claims, Credential, Grant, Jwks, KeyError, KeySet,
+        MAX_TEXT_BYTES, MintError, Refusal, Revocation, Revocations, Revoked, Seconds,
+        StreamPattern, Tag, VerifyingKey,
     },
 };
 use serde::{Deserialize, Serialize};
 
-use crate::streams::Bearer;
+use crate::{
+    directory::sql::LinkRow,
+    limits::{MAX_REVOCATIONS, MAX_REVOCATIONS_A_STREAM},
+    streams::Bearer,
+};
 
 /// What an installation is called where nobody has named it: `iss` and `aud` of its own tokens.
 pub const INSTALLATION: &str = "ghost-live";
@@ -103,20 +108,76 @@ pub struct TakeBack {
 }
 
 impl TakeBack {
-    /// All that was issued for a stream, which is deleted.
-    pub fn all_of(stream: &StreamName) -> Self {
-        Self {
+    /// All that was issued for a stream, which is deleted: so that it opens no other of that name. It is remembered for as long as its
+    /// watch links would have been good, and for a year at least; not for ever, since names that are used once are many.
+    pub fn deleted<'a>(
+        stream: &StreamName,
+        links: impl Iterator<Item = &'a LinkRow>,
+        now_unix_ms: i64,
+    ) -> Revocation {
+        let all = Self {
             what: Revoked::All,
             streams: stream.clone().into(),
+        };
+        let year = after(now_unix_ms, 365 * DAY_S);
+        let last = links.filter_map(LinkRow::exp).fold(year, Ord::max);
+        all.revocation_of(last.unix_ms(), now_unix_ms)
+    }
+
+    /// Looks for what can be read and can be of no token.
+    ///
+    /// # Errors
+    /// A sentence for whoever asks.
+    pub fn check(&self) -> Result<(), String> {
+        let texts = match &self.what {
+            Revoked::Token { iss, jti } => [iss, jti],
+            Revoked::Subject { iss, sub } => [iss, sub],
+            Revoked::All | Revoked::Session(_) | Revoked::Key(_) => return Ok(()),
+        };
+        let fits = |text: &&String| (1..=MAX_TEXT_BYTES).contains(&text.len());
+        match texts.iter().all(fits) {
+            true => Ok(()),
+            false => Err(format!(
+                "a token's issuer, id and subject have 1 to {MAX_TEXT_BYTES} bytes each"
+            )),
         }
     }
 
-    /// It, from now on. It is remembered for ever: how long what it names would be good is not known here.
-    pub fn revocation(self, now_unix_ms: i64) -> Revocation {
-        let until_unix_ms = match &self.what {
-            Revoked::Session(_) => Some(now_unix_ms.saturating_add(MAX_SESSION_MS)),
-            _ => None,
+    /// It, or (where very much was taken back of those streams, or of what a manager manages, already) all that was issued for them: what is
+    /// remembered is bounded, and nobody who has to take something back is told that it cannot be done.
+    #[must_use]
+    pub fn folded(self, manager: &StreamPattern, revoked: &Revocations) -> Self {
+        let all_of = |streams: &StreamPattern| Self {
+            what: Revoked::All,
+            streams: streams.clone(),
         };
+        if manager.is_all() {
+            self
+        } else if revoked.within(manager) >= MAX_REVOCATIONS {
+            all_of(manager)
+        } else if revoked.within(&self.streams) >= MAX_REVOCATIONS_A_STREAM {
+            all_of(&self.streams)
+        } else {
+            self
+        }
+    }
+
+    /// It, from now on. A token, a subject or all of some streams is remembered for ever: how long what that names would be good is not
+    /// known here.
+    pub fn revocation(self, now_unix_ms: i64) -> Revocation {
+        match self.what {
+            Revoked::Session(_) | Revoked::Key(_) => self.revocation_of(now_unix_ms, now_unix_ms),
+            _ => self.remembered(None, now_unix_ms),
+        }
+    }
+
+    /// It, from now on, where what it names begins no session after `exp_unix_ms`: it is remembered until the last of those is over.
+    pub fn revocation_of(self, exp_unix_ms: i64, now_unix_ms: i64) -> Revocation {
+        let last = exp_unix_ms.max(now_unix_ms).saturating_add(MAX_SESSION_MS);
+        self.remembered(Some(last), now_unix_ms)
+    }
+
+    fn remembered(self, until_unix_ms: Option<i64>, now_unix_ms: i64) -> Revocation {
         Revocation {
             what: self.what,
             streams: self.streams,
@@ -275,7 +336,7 @@ impl Access {
         now_unix_ms: i64,
     ) -> Result<Grant, Refusal> {
         let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
-        revoked.refuse_manager(&grant, streams)?;
+        revoked.refuse_manager(&grant)?;
         grant.allows_all(Action::Manage, streams, address)?;
         Ok(grant)
     }
@@ -328,14 +389,16 @@ impl Access {
             ip: Vec::new(),
             max: None,
         };
-        let minted = self.mint_as_owner(&wanted, *jti.as_bytes(), now_unix_ms);
+        let minted = self.mint_as_owner(&wanted, revoked, *jti.as_bytes(), now_unix_ms);
         let minted = minted.map_err(|_| Refusal::Malformed)?;
         self.begin(&minted.token, ask, revoked, random, now_unix_ms)
     }
 
-    /// What ends the sessions of a studio link.
-    pub fn revoked_studio(&self, jti: Tag) -> Revoked {
-        self.revoked_link(jti.to_string())
+    /// What ends the sessions of the studio link of a stream.
+    pub fn revoke_studio(&self, stream: &StreamName, jti: Tag, now_unix_ms: i64) -> Revocation {
+        // Nobody has its token but whom it was made for in the same request.
+        self.own(stream, jti.to_string())
+            .revocation_of(now_unix_ms, now_unix_ms)
     }
 
     /// The playback session that an address names, if it may go on.
@@ -379,6 +442,24 @@ impl Access {
     ) -> Result<Bearer<'a>, Refusal> {
         let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
         Ok(Bearer::new(grant, address, revoked))
+    }
+
+    /// Whether what a publisher of this stream was let in with still holds.
+    ///
+    /// # Errors
+    /// [`Refusal::Revoked`]; [`Refusal::Key`] where the key that signed it is no longer trusted.
+    pub fn still_publishes(
+        &self,
+        credential: &Credential,
+        stream: &StreamName,
+        revoked: &Revocations,
+        now_unix_ms: i64,
+    ) -> Result<(), Refusal> {
+        let signer = credential.signer.as_ref();
+        if signer.is_some_and(|signer| !self.keys.trusts(signer, now_unix_ms)) {
+            return Err(Refusal::Key);
+        }
+        revoked.refuse_publisher(credential, stream)
     }
 
     /// The stream that somebody who came with a token in the place of a stream key may publish.
@@ -439,7 +520,7 @@ impl Access {
             last: ends.into_iter().flatten().min(),
             session: holder.sess_exp,
         };
-        self.sign(&wanted, &bounds, random, now_unix_ms)
+        self.sign(&wanted, &bounds, revoked, random, now_unix_ms)
     }
 
     /// A token, at the owner's word.
@@ -449,6 +530,7 @@ impl Access {
     pub fn mint_as_owner(
         &self,
         wanted: &Wanted,
+        revoked: &Revocations,
         random: [u8; 12],
         now_unix_ms: i64,
     ) -> Result<Minted, NotMinted> {
@@ -457,7 +539,7 @@ impl Access {
             last: None,
             session: None,
         };
-        self.sign(wanted, &bounds, random, now_unix_ms)
+        self.sign(wanted, &bounds, revoked, random, now_unix_ms)
     }
 
     /// A watch link of a stream, at its owner's word: its claims, to be kept.
@@ -468,6 +550,7 @@ impl Access {
         &self,
         stream: &StreamName,
         wanted: &WantedLink,
+        revoked: &Revocations,
         random: [u8; 12],
         now_unix_ms: i64,
     ) -> Result<(Claims, Link), NotMinted> {
@@ -477,20 +560,21 @@ impl Access {
         }
         let chat = wanted.chat.then_some(Action::Chat);
         let act = Actions::new([Action::Watch].into_iter().chain(chat));
-        let claims = Claims {
+        let mut claims = Claims {
             iss: self.installation.clone(),
             aud: Audience::One(self.installation.clone()),
             sub: name.to_owned(),
             stream: stream.clone().into(),
             act: act.unwrap_or(Action::Watch.into()),
             nbf: None,
-            iat: Some(Seconds::of_unix_ms(now_unix_ms)),
+            iat: None,
             exp: after(now_unix_ms, wanted.for_s.min(MAX_LINK_S)),
             sess_exp: None,
             ip: Vec::new(),
             max: wanted.max,
             jti: Tag::from_bytes(random).to_string(),
         };
+        claims.iat = Some(revoked.issue(&claims, now_unix_ms));
         let link = self.link(&claims, now_unix_ms)?;
         Ok((claims, link))
     }
@@ -511,11 +595,28 @@ impl Access {
         })
     }
 
-    /// What takes a watch link back.
-    pub fn revoked_link(&self, jti: String) -> Revoked {
-        Revoked::Token {
-            iss: self.installation.clone(),
-            jti,
+    /// What takes a watch link of a stream back, which begins no new session after `exp`.
+    pub fn revoke_link(
+        &self,
+        stream: &StreamName,
+        jti: String,
+        exp: Option<Seconds>,
+        now_unix_ms: i64,
+    ) -> Revocation {
+        let taken_back = self.own(stream, jti);
+        match exp {
+            Some(exp) => taken_back.revocation_of(exp.unix_ms(), now_unix_ms),
+            None => taken_back.revocation(now_unix_ms),
+        }
+    }
+
+    fn own(&self, stream: &StreamName, jti: String) -> TakeBack {
+        TakeBack {
+            what: Revoked::Token {
+                iss: self.installation.clone(),
+                jti,
+            },
+            streams: stream.clone().into(),
         }
     }
 
@@ -523,6 +624,7 @@ impl Access {
         &self,
         wanted: &Wanted,
         bounds: &Bounds<'_>,
+        revoked: &Revocations,
         random: [u8; 12],
         now_unix_ms: i64,
     ) -> Result<Minted, NotMinted> {
@@ -530,20 +632,21 @@ impl Access {
             let at = after(now_unix_ms, seconds);
             bounds.last.map_or(at, |last| at.min(last))
         };
-        let claims = Claims {
+        let mut claims = Claims {
             iss: self.installation.clone(),
             aud: Audience::One(self.installation.clone()),
             sub: (wanted.sub.clone()).unwrap_or_else(|| bounds.holder.to_owned()),
             stream: wanted.stream.clone(),
             act: wanted.act,
             nbf: None,
-            iat: Some(Seconds::of_unix_ms(now_unix_ms)),
+            iat: None,
             exp: ahead(wanted.for_s.unwrap_or(DAY_S)),
             sess_exp: wanted.session_s.map(ahead).or(bounds.session),
             ip: wanted.ip.clone(),
             max: wanted.max,
             jti: data_encoding::BASE64URL_NOPAD.encode(&random),
         };
+        claims.iat = Some(revoked.issue(&claims, now_unix_ms));
         let token = self.keyring.signer(&self.installation).mint(&claims)?;
         Ok(Minted {
             token,

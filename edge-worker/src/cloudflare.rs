@@ -24,7 +24,7 @@ use worker::{Context, Env, Headers, Method, Request, RequestInit, Response, Resu
 
 use crate::{
     api,
-    directory::bearer,
+    guard::Shown,
     live::Directives,
     routes::{self, Caching, Page, Problem, Route, TrackAddress},
     streams::{Bearer, Sight},
@@ -107,8 +107,9 @@ async fn fetch(request: Request, env: Env, context: Context) -> Result<Response>
     let origin = request.headers().get("origin")?;
     let client = guard::client(&request)?;
     let authorization = request.headers().get("authorization")?;
-    let bearer = bearer(authorization.as_deref());
-    let entered = guards.guard.enter(route, client, bearer, guard::now());
+    let site = request.headers().get("sec-fetch-site")?;
+    let shown = Shown::of(url.query(), authorization.as_deref(), site.as_deref());
+    let entered = guards.guard.enter(route, client, &shown, guard::now());
     let given = match (entered, &parsed) {
         (Err(found), _) => problem(route, &found),
         (Ok(()), Err(found)) => problem(None, found),
@@ -125,7 +126,9 @@ async fn fetch(request: Request, env: Env, context: Context) -> Result<Response>
             if let Ok(response) = &given
                 && let Ok(status) = StatusCode::from_u16(response.status_code())
             {
-                guards.guard.answered(route, client, status, guard::now());
+                guards
+                    .guard
+                    .answered(route, client, &shown, status, guard::now());
             }
             given
         }
@@ -198,7 +201,7 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
 
 async fn public(route: &Route, request: Request, env: Env, context: Context) -> Result<Response> {
     match route {
-        Route::Preflight => answer::nothing(Some(route)),
+        Route::Preflight { .. } => answer::nothing(Some(route)),
         Route::Jwks => access::jwks(route, &env),
         Route::Tokens => access::mint(route, request, &env).await,
         Route::Health => answer(
@@ -228,7 +231,11 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         Route::Page(page, _) => page_of(route, *page, &request, &env).await,
         Route::Asset(path) => asset(route, path, &request, &env).await,
         Route::Streams | Route::Stream(_) => {
-            let revoked = watch::revoked();
+            // Where somebody came with a token that is one, what was taken back is known first; else it is not asked.
+            let revoked = match access::bearer(&request, &watch::revoked(), &env)? {
+                Ok(Some(_)) => watch::revoked_now(&env).await?,
+                _ => watch::revoked(),
+            };
             let mut owner = false;
             let bearer = match (access::bearer(&request, &revoked, &env)?, route) {
                 (Ok(bearer), _) => bearer,
@@ -256,11 +263,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 };
                 return match stream.told(name, sight) {
                     Some(told) => json(Some(route), StatusCode::OK, Caching::Never, &told),
-                    None => {
-                        let kept = bearer.as_ref().map(|bearer| bearer.kept_from(name));
-                        let found = kept.unwrap_or_else(Problem::token_needed);
-                        problem(Some(route), &found)
-                    }
+                    None => problem(Some(route), &Bearer::kept_from(bearer.as_ref(), name)),
                 };
             }
             let list = known.list(bearer.as_ref());
@@ -271,7 +274,10 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         | Route::DeleteStream(_)
         | Route::NewKey(_) => streams::manage(route, request, &env).await,
         Route::Beacon(name) => match directory::stream(&env, &context, name).await? {
-            Some(_) => stream::beacon(route, name, request, &env).await,
+            Some(known) => {
+                let counted = watch::counts_beacons(&env, name, &known)?;
+                stream::beacon(route, name, counted, request, &env).await
+            }
             None => problem(Some(route), &Problem::no_stream()),
         },
         // A stream that is not there is refused like a wrong secret, and before the directory is asked for its entry.

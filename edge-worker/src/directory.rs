@@ -12,7 +12,7 @@ use protocol::{
     limits::Limits,
     names::{BroadcastId, StreamName},
     stream_key::StreamKey,
-    token::{Revocation, Revocations, Tag},
+    token::{Credential, Revocation, Revocations, Revoked, StreamPattern, Tag},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -23,6 +23,7 @@ pub mod seal;
 pub mod settings;
 pub mod sql;
 
+use crate::access::TakeBack;
 use seal::{Closed, Column, Nonce, Seal};
 use settings::{Title, Visibility};
 
@@ -44,6 +45,9 @@ pub enum Refusal {
     /// The id of the stream's key is another stream's.
     #[error("the key id of stream {0} belongs to another stream")]
     KeyId(StreamName),
+    /// What the studio link carried is no longer the stream's.
+    #[error("the studio link was changed: open the new one")]
+    Studio,
     /// The address is not one that may publish.
     #[error("publishing is not open to this network address")]
     Address,
@@ -287,11 +291,34 @@ impl Stream {
         }
     }
 
-    /// Whether this key opens a broadcast of the stream now.
-    pub fn admits(&self, key: &StreamKey, now_unix_ms: i64) -> bool {
+    /// The SHA-256 of this key, where it opens a broadcast of the stream now.
+    pub fn admits(&self, key: &StreamKey, now_unix_ms: i64) -> Option<&str> {
         let old = (self.old_key.as_ref()).filter(|old| now_unix_ms < old.until_unix_ms);
         // Both are compared, so that the time does not tell which it was.
-        key.matches(&self.key_sha256) | old.is_some_and(|old| key.matches(&old.sha256))
+        let (new, old) = (
+            key.matches(&self.key_sha256).then_some(&self.key_sha256),
+            old.filter(|old| key.matches(&old.sha256))
+                .map(|old| &old.sha256),
+        );
+        new.or(old).map(String::as_str)
+    }
+
+    /// What ends the broadcasts that go on with a key that the stream has no more: `before` is the stream as it was. It is remembered for as
+    /// long as a box may be cut off from the edge.
+    pub fn revokes(&self, before: &Self, now_unix_ms: i64) -> Vec<Revocation> {
+        let keys = |stream: &Self| {
+            let old = stream.old_key.as_ref().map(|old| old.sha256.clone());
+            [Some(stream.key_sha256.clone()), old].into_iter().flatten()
+        };
+        let gone = keys(before).filter(|key| !keys(self).any(|kept| kept == *key));
+        let revoked = gone.map(|key| TakeBack {
+            what: Revoked::Key(Tag::stream_key(&key)),
+            // A key is the stream's own: also where a webhook led its publisher to another stream.
+            streams: StreamPattern::all(),
+        });
+        revoked
+            .map(|revoked| revoked.revocation(now_unix_ms))
+            .collect()
     }
 
     /// The key, to show to the stream's owner.
@@ -396,19 +423,23 @@ pub fn bearer(authorization: Option<&str>) -> Option<&str> {
 pub fn admit(
     question: &Admit,
     stream: Option<&Stream>,
+    revoked: &Revocations,
     now_unix_ms: i64,
 ) -> Result<Admission, Refusal> {
     let key: StreamKey = question.key.parse().map_err(|_| Refusal::Key)?;
     let kept = stream
         .filter(|s| s.key_id == key.id())
         .ok_or(Refusal::Key)?;
-    if !kept.admits(&key, now_unix_ms) {
-        return Err(Refusal::Key);
+    let sha256 = kept.admits(&key, now_unix_ms).ok_or(Refusal::Key)?;
+    if (question.stream.as_ref()).is_some_and(|stream| *stream != kept.name) {
+        return Err(Refusal::OtherStream);
     }
-    match &question.stream {
-        Some(stream) if *stream != kept.name => Err(Refusal::OtherStream),
-        _ => Ok(Admission::of(kept.name.clone())),
-    }
+    let (key, streams) = (Tag::stream_key(sha256), kept.name.clone().into());
+    let issued = revoked.issue_as(&key, &streams, now_unix_ms);
+    Ok(Admission {
+        credential: Some(Credential::stream_key(sha256, issued)),
+        ..Admission::of(kept.name.clone())
+    })
 }
 
 /// The id that a question's key would be found by.
@@ -453,7 +484,7 @@ impl Directory {
     }
 
     /// All streams by name.
-    pub fn streams(&self) -> impl Iterator<Item = &Stream> {
+    pub fn streams(&self) -> impl Iterator<Item = &Stream> + Clone {
         self.streams.values()
     }
 
@@ -512,7 +543,7 @@ impl Directory {
         let id = key_id(question);
         let name = id.and_then(|id| self.by_key_id.get(&id));
         let stream = name.and_then(|name| self.streams.get(name));
-        admit(question, stream, now_unix_ms)
+        admit(question, stream, &self.revocations, now_unix_ms)
     }
 }
 

@@ -24,8 +24,8 @@ pub use rules::{Rule, Rules};
 
 use self::rates::{Buckets, Kept};
 use crate::{
-    directory::Refusal,
-    routes::{Page, Problem, Route, Session},
+    directory::{Refusal, bearer},
+    routes::{Page, Pass, Problem, Route, Session},
 };
 
 /// What an address may be limited for. The routes of one class have one rate.
@@ -58,7 +58,7 @@ fn class(route: &Route) -> (Class, Door) {
     match route {
         Route::Page(Page::Studio, _) => (Class::Pages, Door::Manage),
         Route::Page(Page::Home | Page::Watch | Page::Embed, _) => (Class::Pages, Door::Watch),
-        Route::Asset(_) | Route::Health | Route::Ready | Route::Preflight => {
+        Route::Asset(_) | Route::Health | Route::Ready | Route::Preflight { .. } => {
             (Class::Pages, Door::Open)
         }
         Route::Multivariant(_)
@@ -92,10 +92,38 @@ fn class(route: &Route) -> (Class, Door) {
     }
 }
 
+/// What a request shows of whoever sends it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Shown<'a> {
+    /// The secret, token or session that it brings.
+    pub secret: Option<&'a str>,
+    /// A page of another site made a browser send it.
+    pub by_another_site: bool,
+}
+
+impl<'a> Shown<'a> {
+    /// By its query, its `Authorization` and its `Sec-Fetch-Site` (Fetch Metadata Request Headers), which no script can set.
+    pub fn of(
+        query: Option<&'a str>,
+        authorization: Option<&'a str>,
+        sec_fetch_site: Option<&str>,
+    ) -> Self {
+        Self {
+            // However the scheme is spelled, it is one secret.
+            secret: bearer(authorization)
+                .or(authorization)
+                .or_else(|| Pass::shown(query)),
+            by_another_site: sec_fetch_site.is_some_and(|site| site.contains("site")),
+        }
+    }
+}
+
 /// Where wrong keys and tokens are counted.
 fn failures(route: &Route) -> Option<Kept> {
     match (route, class(route).0) {
-        (Route::Multivariant(_) | Route::Dash(_), _) => Some(Kept::WatchFailures),
+        (Route::Multivariant(_) | Route::Dash(_) | Route::Streams | Route::Stream(_), _) => {
+            Some(Kept::WatchFailures)
+        }
         (_, Class::Manage | Class::Box) => Some(Kept::Failures),
         _ => None,
     }
@@ -132,18 +160,22 @@ impl Guard {
         self.proxies.lists(peer)
     }
 
-    /// Lets a request in, or not. `route` is `None` where there is no such address; `bearer` is the secret that it brings.
+    /// Lets a request in, or not. `route` is `None` where there is no such address.
     ///
     /// # Errors
-    /// A [`Problem`]: 403 where the address is not let in, 429 where it comes too often.
+    /// A [`Problem`]: 403 where the address is not let in, or another site's page sends what is not for it; 429 where it comes too often.
     pub fn enter(
         &self,
         route: Option<&Route>,
         client: Client,
-        bearer: Option<&str>,
+        shown: &Shown<'_>,
         now: Duration,
     ) -> Result<(), Problem> {
         let (class, door) = route.map_or((Class::Pages, Door::Open), class);
+        // Before anything is counted: else every page that a streamer visits could use up what their address may.
+        if class == Class::Manage && shown.by_another_site {
+            return Err(Problem::other_site());
+        }
         let allowed = match door {
             Door::Watch => self.rules.watch.allows(client.address),
             Door::Manage => self.rules.manage.allows(client.address),
@@ -174,14 +206,15 @@ impl Guard {
                         .take_of(Kept::Session, session, self.rates.session, now)?;
                 }
                 Some(_) if class == Class::Manage => {
-                    if let Some(bearer) = bearer {
+                    if let Some(bearer) = shown.secret {
                         self.buckets
                             .take_of(Kept::Bearer, bearer, self.rates.manage, now)?;
                     }
                 }
                 _ => {}
             }
-            match route.and_then(failures) {
+            // Who shows no secret is not kept from what takes none.
+            match route.and_then(failures).filter(|_| shown.secret.is_some()) {
                 Some(kept) => (self.buckets).look(kept, address, self.failure_rate(kept), now),
                 None => Ok(()),
             }
@@ -189,14 +222,44 @@ impl Guard {
         asked.map_err(Problem::too_often)
     }
 
-    /// Takes note of how a request that was let in ended: one whose key or token was wrong counts against its address.
-    pub fn answered(&self, route: &Route, client: Client, status: StatusCode, now: Duration) {
-        let wrong = match class(route).0 {
-            // A 403 is a publisher's, and counts against the publisher's address.
-            Class::Box => status == StatusCode::UNAUTHORIZED,
-            _ => matches!(status, StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN),
-        };
-        if let (true, Some(kept)) = (wrong && !client.may_be_many, failures(route)) {
+    /// Lets a playback session begin, or not; with `token`, where it begins with one.
+    ///
+    /// # Errors
+    /// A [`Problem`]: 429 where too many do.
+    pub fn begins(
+        &self,
+        client: Client,
+        token: Option<&str>,
+        now: Duration,
+    ) -> Result<(), Problem> {
+        if let Some(token) = token {
+            let rate = self.rates.begin_token;
+            let taken = self.buckets.take_of(Kept::BeginToken, token, rate, now);
+            taken.map_err(Problem::too_often)?;
+        }
+        if client.may_be_many {
+            return Ok(());
+        }
+        let (address, rate) = (client.address, self.rates.begin);
+        let taken = self.buckets.take(Kept::Begin, address, rate, now);
+        taken.map_err(Problem::too_often)
+    }
+
+    /// Takes note of how a request that was let in ended: one that showed a wrong key or token counts against its address.
+    pub fn answered(
+        &self,
+        route: &Route,
+        client: Client,
+        shown: &Shown<'_>,
+        status: StatusCode,
+        now: Duration,
+    ) {
+        // What is good and not for this is no guess: that is a 403. Nor is what a page of another site sends from its visitor's address.
+        let wrong = status == StatusCode::UNAUTHORIZED
+            && shown.secret.is_some()
+            && !shown.by_another_site
+            && !client.may_be_many;
+        if let Some(kept) = failures(route).filter(|_| wrong) {
             let rate = self.failure_rate(kept);
             // Beyond the rate there is nothing left to take.
             let _ = self.buckets.take(kept, client.address, rate, now);

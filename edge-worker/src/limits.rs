@@ -4,10 +4,24 @@
 //! A tenant is all streams whose names begin alike. What a tenant may have is in the configuration, beyond the reach of whoever manages
 //! its streams; what a single stream may have is in the directory, and never widens it.
 
-use protocol::{limits::Limits, names::StreamName};
+use protocol::{
+    limits::Limits,
+    names::StreamName,
+    token::{Revocations, StreamPattern},
+};
 use serde::{Deserialize, Serialize};
 
-use crate::directory::settings::{LimitsChange, SettingsError};
+use crate::{
+    access::Issuer,
+    directory::settings::{LimitsChange, SettingsError},
+};
+
+/// Most streams that a tenant has where the configuration says nothing else. Every edge holds the whole directory in memory.
+pub const MAX_STREAMS: u32 = 1_000;
+/// Most revocations that are remembered of what a tenant, or a manager, has. Every edge holds all of them.
+pub const MAX_REVOCATIONS: usize = 20_000;
+/// Most revocations that are remembered of one stream, or of one pattern of streams.
+pub const MAX_REVOCATIONS_A_STREAM: usize = 5_000;
 
 /// What a tenant may take.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +29,9 @@ use crate::directory::settings::{LimitsChange, SettingsError};
 pub struct Tenant {
     /// What the names of its streams begin with.
     pub prefix: String,
+    /// Its streams, live or not; [`MAX_STREAMS`] where nothing is said. Those that the configuration names are not refused.
+    #[serde(default)]
+    pub max_streams: Option<u32>,
     /// Its broadcasts that go on at a time, those included that wait for their encoder.
     #[serde(default)]
     pub max_broadcasts: Option<u32>,
@@ -51,6 +68,14 @@ pub enum TenantError {
 /// Why one more is one too many. The text is for a person.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Full {
+    /// Of streams.
+    #[error("there are as many streams as there may be here ({0}): delete one that is not needed")]
+    Streams(u32),
+    /// Of revocations.
+    #[error(
+        "as many streams were deleted here, or as much was taken back, as is remembered ({MAX_REVOCATIONS}): whoever runs this server has to make new ones"
+    )]
+    Revocations,
     /// Of broadcasts.
     #[error("as many streams are live as may be at a time here ({0}): end another one first")]
     Broadcasts(u32),
@@ -102,8 +127,67 @@ impl Tenant {
 pub struct Tenants(pub Vec<Tenant>);
 
 impl Tenants {
+    /// With those that have an issuer of their own and are not named: what they make is counted together as well, whoever of them makes it.
+    #[must_use]
+    pub fn with_issuers(mut self, issuers: &[Issuer]) -> Self {
+        for Issuer { tenant, .. } in issuers {
+            if !tenant.is_empty() && !self.0.iter().any(|known| known.prefix == *tenant) {
+                self.0.push(Tenant {
+                    prefix: tenant.clone(),
+                    ..Tenant::default()
+                });
+            }
+        }
+        self
+    }
+
     fn of(&self, stream: &StreamName) -> impl Iterator<Item = &Tenant> {
         self.0.iter().filter(move |tenant| tenant.has(stream))
+    }
+
+    /// The parts of the directory in which counts what a manager makes for these streams, with how many streams each may have: the tenants
+    /// that have them, or all that the manager manages where none does. None for whoever manages everything.
+    fn shares(&self, manager: &StreamPattern, made: &StreamPattern) -> Vec<(StreamPattern, u32)> {
+        if manager.is_all() {
+            return Vec::new();
+        }
+        // "" is no tenant among others: it bounds all of them where it says so.
+        let bounds = |tenant: &&Tenant| !tenant.prefix.is_empty() || tenant.max_streams.is_some();
+        let concerned = self.0.iter().filter(|tenant| made.within(&tenant.prefix));
+        let shares = concerned.filter(bounds).filter_map(|tenant| {
+            let streams = format!("{}*", tenant.prefix).parse().ok()?;
+            Some((streams, tenant.max_streams.unwrap_or(MAX_STREAMS)))
+        });
+        let mut shares: Vec<(StreamPattern, u32)> = shares.collect();
+        if shares.iter().all(|(streams, _)| streams.is_all()) {
+            shares.push((manager.clone(), MAX_STREAMS));
+        }
+        shares
+    }
+
+    /// Whether somebody who manages these streams may make another beside those that there are.
+    ///
+    /// # Errors
+    /// [`Full`]; also when no more revocations are remembered, of which a deleted stream leaves one.
+    pub fn may_make<'a>(
+        &self,
+        manager: &StreamPattern,
+        stream: &StreamName,
+        streams: impl Iterator<Item = &'a StreamName> + Clone,
+        revoked: &Revocations,
+    ) -> Result<(), Full> {
+        let made = stream.clone().into();
+        for (share, max) in self.shares(manager, &made) {
+            if streams.clone().filter(|other| share.covers(other)).count() >= max as usize {
+                return Err(Full::Streams(max));
+            }
+        }
+        let shares = self.shares(manager, &made);
+        let mut own = shares.iter().filter(|(share, _)| !share.is_all());
+        match own.any(|(share, _)| revoked.within(share) >= MAX_REVOCATIONS) {
+            true => Err(Full::Revocations),
+            false => Ok(()),
+        }
     }
 
     /// What a stream with these limits of its own may take.
@@ -180,6 +264,8 @@ pub fn ends_unix_ms(limits: &Limits, began_unix_ms: i64) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use protocol::token::{Revocation, Revoked};
+
     use super::*;
 
     fn name(text: &str) -> StreamName {
@@ -241,6 +327,62 @@ mod tests {
         assert_eq!(may("other", &Limits::default(), 1_000), Ok(()));
         let full = tenants.may_watch(&name("acme-a"), &own, 0, |_| 5);
         assert_eq!(full, Err(Full::Viewers(5)));
+    }
+
+    #[test]
+    fn a_manager_makes_as_many_streams_as_the_tenant_has_and_an_administrator_any() {
+        let tenants = r#"[{"prefix": "", "max_fps": 60}, {"prefix": "acme-", "max_streams": 2}]"#;
+        let tenants: Tenants = serde_json::from_str(tenants).unwrap();
+        let there = [name("acme-a"), name("acme-b"), name("other")];
+        let may = |manager: &str, made: &str, there: &[StreamName]| {
+            let (manager, made) = (manager.parse().unwrap(), name(made));
+            tenants.may_make(&manager, &made, there.iter(), &Revocations::default())
+        };
+        assert_eq!(may("acme-*", "acme-c", &there[1..]), Ok(()));
+        assert_eq!(may("acme-*", "acme-c", &there), Err(Full::Streams(2)));
+        // Whoever was given a narrower token by the tenant has no room of their own.
+        assert_eq!(may("acme-c", "acme-c", &there), Err(Full::Streams(2)));
+        assert_eq!(may("*", "acme-c", &there), Ok(()));
+        // Where there is no tenant, what the manager manages is one.
+        let many = |index: u32| name(&format!("blue-{index}"));
+        let many: Vec<StreamName> = (0..MAX_STREAMS).map(many).collect();
+        let full = Err(Full::Streams(MAX_STREAMS));
+        assert_eq!(may("blue-*", "blue-x", &many), full);
+        assert_eq!(may("blue-*", "blue-x", &many[1..]), Ok(()));
+        assert_eq!(may("acme-*", "acme-x", &many), Ok(()));
+        let all = r#"[{"prefix": "", "max_streams": 3}]"#;
+        let all: Tenants = serde_json::from_str(all).unwrap();
+        let (manager, made) = ("blue-*".parse().unwrap(), name("blue-x"));
+        let full = all.may_make(&manager, &made, there.iter(), &Revocations::default());
+        assert_eq!(full, Err(Full::Streams(3)));
+    }
+
+    #[test]
+    fn a_tenant_that_deletes_without_end_makes_no_more_streams_and_another_does() {
+        let tenants: Tenants = serde_json::from_str(r#"[{"prefix": "acme-"}]"#).unwrap();
+        let token = |index: usize| Revocation {
+            what: Revoked::Token {
+                iss: "ghost-live".to_owned(),
+                jti: index.to_string(),
+            },
+            streams: "acme-a".parse().unwrap(),
+            at_unix_ms: 0,
+            until_unix_ms: None,
+        };
+        let mut revoked: Revocations = (1..MAX_REVOCATIONS).map(token).collect();
+        let may = |manager: &str, made: &str, revoked: &Revocations| {
+            let manager = manager.parse().unwrap();
+            tenants.may_make(&manager, &name(made), [].iter(), revoked)
+        };
+        assert_eq!(may("acme-*", "acme-b", &revoked), Ok(()));
+        revoked.add(token(0));
+        for manager in ["acme-*", "acme-b*", "a*"] {
+            let full = may(manager, "acme-b", &revoked);
+            assert_eq!(full, Err(Full::Revocations), "{manager}");
+        }
+        for (manager, made) in [("blue-*", "blue-b"), ("*", "acme-b"), ("axel", "axel")] {
+            assert_eq!(may(manager, made, &revoked), Ok(()), "{manager}");
+        }
     }
 
     #[test]

@@ -21,7 +21,7 @@ use protocol::{
     link::{CloseReason, Numbered, Opened, Part, Resume, Segment, ToEdge, Track, TrackKind},
     names::{BroadcastId, StreamName, TrackName},
     object_key::{ObjectKey, ObjectKind},
-    token::Holder,
+    token::Credential,
 };
 use serde::{Deserialize, Serialize};
 
@@ -451,9 +451,9 @@ pub struct Broadcast {
     version: u64,
     #[serde(skip)]
     clock_offset_ms: Option<i64>,
-    /// Whose token the publisher came with, by the last heartbeat.
+    /// What the publisher was let in with, by the last heartbeat.
     #[serde(default)]
-    publisher: Option<Holder>,
+    publisher: Option<Credential>,
 }
 
 /// Ticks as microseconds, rounded down, saturating.
@@ -657,8 +657,8 @@ impl Broadcast {
         self.link == LinkState::Connected
     }
 
-    /// Whose token the publisher came with; `None` with a stream key, and where that was not heard yet.
-    pub fn publisher(&self) -> Option<&Holder> {
+    /// What the publisher was let in with; `None` where that was not heard yet.
+    pub fn publisher(&self) -> Option<&Credential> {
         self.publisher.as_ref()
     }
 
@@ -835,10 +835,10 @@ impl Broadcast {
         if let ToEdge::Heartbeat {
             clock_unix_ms,
             publisher,
-        } = numbered.message
+        } = &numbered.message
         {
-            self.heartbeat(clock_unix_ms, now_unix_ms);
-            self.publisher = publisher;
+            self.heartbeat(*clock_unix_ms, now_unix_ms);
+            self.publisher.clone_from(publisher);
             return Ok(Applied::NOTHING);
         }
         match numbered.seq {

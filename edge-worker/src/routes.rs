@@ -101,6 +101,20 @@ impl Pass {
         }
         Ok(value("token").map(|(_, token)| Self::Token(token.to_owned())))
     }
+
+    /// What a query shows, whatever that is.
+    pub fn shown(query: Option<&str>) -> Option<&str> {
+        let mut shown = pairs(query).filter(|(name, _)| matches!(*name, "token" | "session"));
+        shown.next().map(|(_, value)| value)
+    }
+
+    /// The token, if it is one.
+    pub fn token(&self) -> Option<&str> {
+        match self {
+            Self::Token(token) => Some(token),
+            Self::Session(_) => None,
+        }
+    }
 }
 
 impl std::fmt::Debug for Pass {
@@ -200,7 +214,10 @@ pub enum Route {
     /// `DELETE /internal/media/{key}`.
     Delete(ObjectKey),
     /// `OPTIONS` of any public address: a CORS preflight.
-    Preflight,
+    Preflight {
+        /// Scripts of other sites may ask there.
+        shared: bool,
+    },
 }
 
 impl Route {
@@ -231,7 +248,7 @@ impl Route {
             | Self::Beacon(_)
             | Self::Time { .. }
             | Self::Jwks
-            | Self::Preflight => true,
+            | Self::Preflight { shared: true } => true,
             // An embedded player's files are loaded as modules, which asks for CORS.
             Self::Asset(_) => true,
             _ => false,
@@ -315,7 +332,7 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
         );
     }
     match route {
-        Some(Route::Preflight) => {
+        Some(Route::Preflight { shared: true }) => {
             set(
                 header::ACCESS_CONTROL_ALLOW_METHODS,
                 "GET, HEAD, POST, OPTIONS",
@@ -384,7 +401,8 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
     }
     let internal = path.starts_with("/internal/");
     if method == Method::OPTIONS && !internal {
-        return Ok(Route::Preflight);
+        let shared = find(path, query).map_or(true, |route| route.is_shared());
+        return Ok(Route::Preflight { shared });
     }
     let mut route = find(path, query)?;
     route = match (route, method) {

@@ -9,7 +9,12 @@ use std::{
     net::IpAddr,
 };
 
-use protocol::{names::Protocol, session::Session, token::Tag};
+use protocol::{
+    names::Protocol,
+    per_address::{is_near, subscriber},
+    session::Session,
+    token::Tag,
+};
 use serde::{Deserialize, Serialize};
 
 /// A session counts for so long after its last request, milliseconds: longer than a blocked request waits.
@@ -70,6 +75,8 @@ pub enum NotOneMore {
 struct Active {
     listed: Listed,
     token: Tag,
+    /// Who asked from there when it began.
+    of: IpAddr,
 }
 
 /// The sessions of one stream.
@@ -114,8 +121,19 @@ impl Sessions {
             self.sweep(now_unix_ms);
         }
         let full = others(&self.by_id) >= room;
-        if full && room < MAX_SESSIONS {
+        // Who is not noted could not be counted against the token's devices.
+        if full && (room < MAX_SESSIONS || session.max.is_some()) {
             return Err(NotOneMore::Full);
+        }
+        // The last quarter is not for those who have one already, so that one address does not take every place. A proxy or a network
+        // nearby is many peers behind one address.
+        let scarce = room < MAX_SESSIONS && others(&self.by_id) >= room - room / 4;
+        if scarce && !is_near(address) {
+            let subscriber = subscriber(address);
+            let same = |active: &&Active| active.of == subscriber && active.listed.id != session.id;
+            if self.by_id.values().filter(same).count() >= (room / 4).max(1) {
+                return Err(NotOneMore::Full);
+            }
         }
         let of_token = self.by_token.entry(token).or_default();
         of_token
@@ -145,7 +163,8 @@ impl Sessions {
             begun_unix_ms: session.begun_unix_ms,
             seen_unix_ms: now_unix_ms,
         };
-        self.by_id.insert(session.id, Active { listed, token });
+        let of = subscriber(address);
+        self.by_id.insert(session.id, Active { listed, token, of });
         Ok(())
     }
 

@@ -27,6 +27,7 @@ use crate::{
         Refusal as Unkept, StreamEntry,
         settings::{Change, LimitsChange, Title, Visibility},
     },
+    limits::Tenants,
     playlist::iso8601,
     routes::Problem,
 };
@@ -68,22 +69,27 @@ impl<'a> Bearer<'a> {
         self.check(action, stream).is_ok()
     }
 
-    /// Why they are told nothing of a stream that needs a token to watch.
-    pub fn kept_from(&self, stream: &StreamName) -> Problem {
-        let checked = self.check(Action::Watch, stream);
-        checked.map_or_else(
-            |refusal| Problem::token(&refusal),
-            |()| Problem::token_needed(),
-        )
+    /// Why somebody is told nothing of a stream that needs a token to watch.
+    pub fn kept_from(bearer: Option<&Self>, stream: &StreamName) -> Problem {
+        let refused = bearer.and_then(|bearer| bearer.check(Action::Watch, stream).err());
+        refused.map_or_else(Problem::token_needed, |refusal| Problem::token(&refusal))
     }
 
-    /// Whether they may make a stream of that name. It is the same whether there is one.
+    /// Whether they may make a stream of that name beside those that there are. It is the same whether there is one.
     ///
     /// # Errors
     /// A [`Problem`].
-    pub fn may_make(&self, stream: &StreamName) -> Result<(), Problem> {
+    pub fn may_make<'s>(
+        &self,
+        stream: &StreamName,
+        tenants: &Tenants,
+        streams: impl Iterator<Item = &'s StreamName> + Clone,
+    ) -> Result<(), Problem> {
         let checked = self.check(Action::Manage, stream);
-        checked.map_err(|refusal| Problem::token(&refusal))
+        checked.map_err(|refusal| Problem::token(&refusal))?;
+        let manages = &self.grant.claims().stream;
+        let room = tenants.may_make(manages, stream, streams, self.revoked);
+        room.map_err(|full| Problem::too_many(&full))
     }
 
     /// Whether they may change a stream, which is there or is not. Another's is refused like one that is not.

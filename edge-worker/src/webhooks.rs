@@ -21,7 +21,7 @@ use ipnet::IpNet;
 use protocol::{
     internal::{Admission, Admit},
     names::{Protocol, StreamName},
-    token::{Claims, StreamPattern},
+    token::{Claims, Credential, StreamPattern},
 };
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
@@ -505,9 +505,14 @@ impl Allowed {
     /// A publisher's admission, as far as it is allowed: whichever end comes first counts.
     pub fn narrow(self, admission: Admission) -> Admission {
         let ends = [self.ends_unix_ms, admission.ends_unix_ms];
+        let led = (self.stream != admission.stream).then_some(admission.stream);
         Admission {
             stream: self.stream,
             ends_unix_ms: ends.into_iter().flatten().min(),
+            credential: admission.credential.map(|credential| Credential {
+                asked: led,
+                ..credential
+            }),
             ..admission
         }
     }

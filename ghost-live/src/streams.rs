@@ -194,7 +194,7 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::sync::Arc;
+    use std::{net::Ipv4Addr, sync::Arc};
 
     use edge_worker::{directory::settings::Visibility, native as web};
     use media_core::publish::{Store, store};
@@ -310,7 +310,7 @@ mod tests {
         remote.edge.rotate_key(&names[0], studio).await.unwrap();
         let rotated = remote
             .edge
-            .studio(&names[0], studio)
+            .studio(&names[0], studio, Ipv4Addr::LOCALHOST.into())
             .await
             .unwrap()
             .key
@@ -330,7 +330,7 @@ mod tests {
             until_unix_ms: None,
         };
         let mut theirs = Database::open(&there.path().join("edge")).unwrap();
-        theirs.log_out(&names[0], take_back, 0).unwrap();
+        theirs.log_out(&names[0], None, take_back, 0).unwrap();
         let edge = RemoteEdge::new(&remote.address, LinkSecret::new(SECRET)).unwrap();
         let database = ensure(&folder, &plain(&names)).unwrap();
         Keeper::new(edge, database).give().await.unwrap();
@@ -338,7 +338,10 @@ mod tests {
         assert_ne!(new, old);
         let opens = async |secret: &str| {
             let authorization = format!("Bearer {secret}");
-            remote.edge.studio(&names[0], Some(&authorization)).await
+            remote
+                .edge
+                .studio(&names[0], Some(&authorization), Ipv4Addr::LOCALHOST.into())
+                .await
         };
         assert!(opens(&old).await.is_none());
         assert_eq!(opens(&new).await.unwrap().key, Some(key(&folder)));
@@ -385,7 +388,10 @@ mod tests {
             format!("Bearer {}", entry(&folder).studio_secret),
         );
         let shown = async |remote: &Remote| {
-            let studio = remote.edge.studio(&name, Some(&studio)).await;
+            let studio = remote
+                .edge
+                .studio(&name, Some(&studio), Ipv4Addr::LOCALHOST.into())
+                .await;
             studio.unwrap().key
         };
 

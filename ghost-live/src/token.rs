@@ -138,7 +138,11 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
             };
             let mut id = [0; 12];
             getrandom::fill(&mut id).context("the system gives no random bits")?;
-            let minted = access(&files)?.mint_as_owner(&wanted, id, up::unix_ms())?;
+            let database = web::Database::find(&up::edge_folder(&here(&files)?))?;
+            let database = database.as_ref().map(|database| database.known());
+            let revoked = database.as_ref().map(|known| known.revocations().clone());
+            let revoked = revoked.unwrap_or_default();
+            let minted = access(&files)?.mint_as_owner(&wanted, &revoked, id, up::unix_ms())?;
             println!("{}", minted.token);
         }
         Command::Keys { files } => {

@@ -316,7 +316,7 @@ async fn start_edge(
         max_connections: config.web.max_connections,
         sweep: !config.publish.keep,
         access: config.access.clone(),
-        tenants: config.tenants.clone(),
+        tenants: (config.tenants.clone()).with_issuers(&config.access.issuers),
         proxies: Proxies {
             from: config.web.proxy_from.clone(),
             header: config.web.proxy_header,

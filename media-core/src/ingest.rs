@@ -29,7 +29,7 @@ mod server;
 
 use std::{fmt, net::SocketAddr};
 
-use protocol::{names::StreamName, token::Holder};
+use protocol::{names::StreamName, token::Credential};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -80,7 +80,7 @@ pub struct Publisher {
     /// What it speaks.
     pub protocol: Protocol,
     /// Whose token it came with; `None` with a stream key.
-    pub holder: Option<Holder>,
+    pub credential: Option<Credential>,
     /// What it sends.
     pub events: queue::Events,
     /// Cancel it to end the connection; `events` then end with [`Cut`](crate::media::PublisherEnd::Cut).

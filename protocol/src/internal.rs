@@ -19,7 +19,7 @@ use crate::{
     limits::Limits,
     link::Resume,
     names::{BroadcastId, Protocol, StreamName},
-    token::Holder,
+    token::Credential,
 };
 
 /// May this publisher publish, and as what? Its `Debug` hides the key.
@@ -59,9 +59,9 @@ pub struct Admission {
     /// When the session ends whatever it does, Unix milliseconds; never when left out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ends_unix_ms: Option<i64>,
-    /// Whose token it came with; the edge is told again over the broadcast's link ([`crate::link::ToEdge::Heartbeat`]).
+    /// What it was let in with; the edge is told again over the broadcast's link ([`crate::link::ToEdge::Heartbeat`]).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub holder: Option<Holder>,
+    pub credential: Option<Credential>,
     /// What the publisher may send at the most; a box of before leaves that aside.
     #[serde(default, skip_serializing_if = "Limits::is_empty")]
     pub limits: Limits,
@@ -73,7 +73,7 @@ impl Admission {
         Self {
             stream,
             ends_unix_ms: None,
-            holder: None,
+            credential: None,
             limits: Limits::default(),
         }
     }

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     names::{BroadcastId, StreamName, TrackName},
     object_key::ObjectKey,
-    token::Holder,
+    token::Credential,
 };
 
 /// `EXT-X-TARGETDURATION` of every playlist, seconds.
@@ -55,9 +55,9 @@ pub enum ToEdge {
     Heartbeat {
         /// Unix time, milliseconds.
         clock_unix_ms: i64,
-        /// Whose token the publisher came with: the edge ends the broadcast when that is taken back.
+        /// What the publisher was let in with: the edge ends the broadcast when that is taken back.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        publisher: Option<Holder>,
+        publisher: Option<Credential>,
     },
 }
 

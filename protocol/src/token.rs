@@ -36,8 +36,8 @@ mod revocations;
 use std::net::IpAddr;
 
 pub use claims::{Action, Actions, Audience, Claims, MalformedPattern, Seconds, StreamPattern};
-pub use holder::{Holder, MalformedTag, Tag};
-pub use keys::{Jwk, Jwks, KeyError, KeySet, MintError, SigningKey, VerifyingKey};
+pub use holder::{Credential, Holder, MalformedTag, Tag};
+pub use keys::{Jwk, Jwks, KeyError, KeySet, MAX_TEXT_BYTES, MintError, SigningKey, VerifyingKey};
 pub use revocations::{Revocation, Revocations, Revoked};
 
 use crate::names::StreamName;
@@ -104,6 +104,7 @@ pub struct Ask<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     claims: Claims,
+    signer: Tag,
     key_retires_unix_ms: Option<i64>,
 }
 
@@ -157,14 +158,24 @@ impl Grant {
         Holder::of(&self.claims)
     }
 
+    /// What of it stays with a publisher that it lets in.
+    pub fn credential(&self) -> Credential {
+        Credential {
+            holder: self.holder(),
+            signer: Some(self.signer),
+            asked: None,
+        }
+    }
+
     /// When the key that signed it retires, if that is known, Unix milliseconds: what is made on its word ends no later.
     pub fn key_retires_unix_ms(&self) -> Option<i64> {
         self.key_retires_unix_ms
     }
 
-    /// When a session that it began ends by itself, Unix milliseconds.
+    /// When a session that it began ends by itself, Unix milliseconds: by its `sess_exp`, or with the key that signed it.
     pub fn session_ends_unix_ms(&self) -> Option<i64> {
-        self.claims.sess_exp.map(Seconds::unix_ms)
+        let said = self.claims.sess_exp.map(Seconds::unix_ms);
+        [said, self.key_retires_unix_ms].into_iter().flatten().min()
     }
 
     /// Whether it may begin a session at this time.

@@ -30,7 +30,10 @@ fn wanted(stream: &str, act: &[Action]) -> Wanted {
 }
 
 fn owners(access: &Access, wanted: &Wanted) -> String {
-    access.mint_as_owner(wanted, [3; 12], NOW).unwrap().token
+    access
+        .mint_as_owner(wanted, &Revocations::default(), [3; 12], NOW)
+        .unwrap()
+        .token
 }
 
 fn question(key: &str, stream: Option<&str>) -> Admit {

@@ -40,17 +40,22 @@ pub(super) fn access(env: &Env) -> Result<Option<Rc<Access>>> {
     };
     let keyring = Keyring::from_json(&keys.to_string())
         .map_err(|error| format!("{}: {error}", binding::TOKEN_KEYS))?;
-    let issuers: Vec<Issuer> = match text(env, binding::TOKEN_ISSUERS) {
-        Some(issuers) => serde_json::from_str(&issuers)
-            .map_err(|error| format!("{}: {error}", binding::TOKEN_ISSUERS))?,
-        None => Vec::new(),
-    };
+    let issuers = issuers(env)?;
     let installation = text(env, binding::INSTALLATION);
     let installation = installation.as_deref().unwrap_or(INSTALLATION);
     let access = Access::new(installation, keyring, &issuers).map_err(|error| error.to_string())?;
     let access = Rc::new(access);
     ACCESS.set(Some(Rc::clone(&access)));
     Ok(Some(access))
+}
+
+/// Others whose tokens are trusted.
+pub(super) fn issuers(env: &Env) -> Result<Vec<Issuer>> {
+    Ok(match text(env, binding::TOKEN_ISSUERS) {
+        Some(issuers) => serde_json::from_str(&issuers)
+            .map_err(|error| format!("{}: {error}", binding::TOKEN_ISSUERS))?,
+        None => Vec::new(),
+    })
 }
 
 /// `GET /.well-known/jwks.json`.

@@ -18,7 +18,7 @@ use protocol::{
     link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
     link_auth,
     names::BroadcastId,
-    token::Holder,
+    token::Credential,
 };
 use wasm_bindgen::JsValue;
 use worker::{
@@ -27,6 +27,7 @@ use worker::{
 };
 
 use super::{
+    access,
     answer::{self, problem},
     binding, directory, now_unix_ms, stream, watch,
 };
@@ -106,7 +107,7 @@ struct Object {
     /// The last revocation that it was told of.
     revoked: Cell<i64>,
     /// Whose token the publisher had when that was last compared with what was taken back.
-    checked: Cell<Option<Holder>>,
+    checked: RefCell<Option<Credential>>,
 }
 
 impl DurableObject for BroadcastObject {
@@ -123,7 +124,7 @@ impl DurableObject for BroadcastObject {
             said_playable: Cell::default(),
             said_clock_ms: Cell::default(),
             revoked: Cell::default(),
-            checked: Cell::default(),
+            checked: RefCell::default(),
         });
         // Sockets outlive a sleep: then the link was never gone.
         let linked = !state.get_websockets_with_tag(LINK).is_empty();
@@ -295,24 +296,32 @@ impl BroadcastObject {
         let known = self.object.revoked.get().max(id);
         self.object.revoked.set(known);
         self.tell_leaves(&format!("{}{known}", feed::REVOKED));
-        self.object.checked.set(None);
+        self.object.checked.replace(None);
         self.check_publisher().await?;
         Response::empty()
     }
 
-    /// Ends the broadcast if its publisher's token was taken back; asks the directory once a publisher and once a revocation.
+    /// Ends the broadcast if what its publisher came with was taken back; asks the directory once a publisher and once a revocation.
     async fn check_publisher(&self) -> Result<()> {
         let publisher = (self.object.live.borrow().as_ref())
-            .and_then(|live| Some((*live.publisher()?, live.stream().clone())));
-        let Some((holder, stream)) = publisher else {
+            .and_then(|live| Some((live.publisher()?.clone(), live.stream().clone())));
+        let Some((credential, stream)) = publisher else {
             return Ok(());
         };
-        if self.object.checked.replace(Some(holder)) == Some(holder) {
-            return Ok(());
-        }
-        let revoked = watch::revoked_now(&self.object.env).await;
-        let revoked = revoked.inspect_err(|_| self.object.checked.set(None))?;
-        let Err(refusal) = revoked.refuse(&holder, &stream) else {
+        let (env, now) = (&self.object.env, now_unix_ms());
+        let known = self.object.checked.replace(Some(credential.clone()));
+        let revoked = match known.as_ref() == Some(&credential) {
+            true => watch::revoked(),
+            false => {
+                let revoked = watch::revoked_now(env).await;
+                revoked.inspect_err(|_| drop(self.object.checked.replace(None)))?
+            }
+        };
+        let still = match access::access(env)? {
+            Some(access) => access.still_publishes(&credential, &stream, &revoked, now),
+            None => revoked.refuse_publisher(&credential, &stream),
+        };
+        let Err(refusal) = still else {
             return Ok(());
         };
         for link in self.state.get_websockets_with_tag(LINK) {

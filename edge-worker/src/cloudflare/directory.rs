@@ -28,7 +28,7 @@ use super::{
     binding, guard, link_secret, now_unix_ms, random, watch, webhooks,
 };
 use crate::{
-    access::{TakeBack, is_token},
+    access::is_token,
     api::{self, LoggedOut, MAX_QUESTION_BYTES, OnAir, Server, StreamList, StreamSummary, Studio},
     directory::{
         self, Refusal, Stream,
@@ -124,6 +124,11 @@ impl Known {
     /// The stream of that name.
     pub(super) fn stream(&self, name: &StreamName) -> Option<&KnownStream> {
         self.streams.get(name)
+    }
+
+    /// The names of all streams.
+    pub(super) fn names(&self) -> impl Iterator<Item = &StreamName> + Clone {
+        self.streams.keys()
     }
 
     /// Whether there is a stream of that name.
@@ -270,6 +275,14 @@ pub(super) async fn stream(
     find(env, context, |known| known.streams.get(name).cloned()).await
 }
 
+/// Whether a stream is known here to need a token to watch.
+pub(super) fn needs_token(name: &StreamName) -> bool {
+    KNOWN.with_borrow(|known| {
+        let stream = known.streams.get(name);
+        stream.is_some_and(|stream| stream.visibility.needs_token())
+    })
+}
+
 /// Whether the directory has that broadcast of that stream.
 pub(super) async fn has_broadcast(
     env: &Env,
@@ -390,7 +403,7 @@ pub(super) fn tenants(env: &Env) -> Result<Rc<Tenants>> {
     if let Some(known) = TENANTS.with_borrow(Clone::clone) {
         return Ok(known);
     }
-    let known = Rc::new(read_tenants(env)?);
+    let known = Rc::new(read_tenants(env)?.with_issuers(&access::issuers(env)?));
     TENANTS.set(Some(Rc::clone(&known)));
     Ok(known)
 }
@@ -596,7 +609,8 @@ async fn admit_key(
             Some(id) => find_stream(env, sql::stream_by_key_id(&id)).await?,
             None => None,
         };
-        let admitted = directory::admit(asked, stream.as_ref(), now_unix_ms());
+        let revoked = watch::revoked_now(env).await?;
+        let admitted = directory::admit(asked, stream.as_ref(), &revoked, now_unix_ms());
         return Ok(admitted
             .map(|admission| (admission, None))
             .map_err(|refusal| refusal.to_string()));
@@ -614,7 +628,7 @@ async fn admit_key(
     }
     let admission = Admission {
         ends_unix_ms: grant.session_ends_unix_ms(),
-        holder: Some(grant.holder()),
+        credential: Some(grant.credential()),
         ..Admission::of(stream)
     };
     Ok(Ok((admission, Some(grant.claims().clone()))))
@@ -656,7 +670,8 @@ pub(super) async fn put_stream(
     };
     // Logged out of since: the box takes the new studio link over before it changes anything.
     let kept = find_stream(env, sql::stream(name)).await?;
-    if let Some(secret) = kept.and_then(|kept| kept.newer_studio(&given, &seal(env).ok()?)) {
+    let newer = (kept.as_ref()).and_then(|kept| kept.newer_studio(&given, &seal(env).ok()?));
+    if let Some(secret) = newer {
         let logged_out = LoggedOut {
             secret: secret.to_string(),
         };
@@ -672,6 +687,11 @@ pub(super) async fn put_stream(
             return problem(Some(route), &Problem::refused(refusal.to_string()));
         }
         return Err(error);
+    }
+    if let Some(before) = kept {
+        for revocation in stream.revokes(&before, now_unix_ms()) {
+            watch::take_back(env, revocation).await?;
+        }
     }
     nothing(Some(route))
 }
@@ -711,6 +731,14 @@ pub(super) async fn studio_stream(
     Ok(stream.filter(|stream| stream.opens_studio(Some(&authorization))))
 }
 
+/// The stream, if the request carries its studio secret or a token that manages it.
+async fn managed_stream(name: &StreamName, request: &Request, env: &Env) -> Result<Option<Stream>> {
+    match watch::manages(env, &name.clone().into(), request).await? {
+        Ok(_) => find_stream(env, sql::stream(name)).await,
+        Err(_) => Ok(None),
+    }
+}
+
 /// What the studio page shows. Where the ingest is, the configuration says.
 async fn studio_answer(route: &Route, stream: Stream, env: &Env) -> Result<Response> {
     let read = read(env).await?;
@@ -746,7 +774,7 @@ pub(super) async fn studio(
     request: &Request,
     env: &Env,
 ) -> Result<Response> {
-    match studio_stream(name, request, env).await? {
+    match managed_stream(name, request, env).await? {
         Some(stream) => studio_answer(route, stream, env).await,
         None => problem(Some(route), &Problem::unauthorized()),
     }
@@ -759,12 +787,33 @@ pub(super) async fn rotate_key(
     request: &Request,
     env: &Env,
 ) -> Result<Response> {
-    let Some(mut stream) = studio_stream(name, request, env).await? else {
+    let Some(before) = managed_stream(name, request, env).await? else {
         return problem(Some(route), &Problem::unauthorized());
     };
-    stream.rotate_key(random()?, None, &seal(env)?, random()?);
-    store(env, &stream).await?;
-    studio_answer(route, stream, env).await
+    match new_key(env, &before, None).await? {
+        Some(stream) => studio_answer(route, stream, env).await,
+        None => problem(Some(route), &Problem::unauthorized()),
+    }
+}
+
+/// Gives a stream a new key; the one before goes on until then, Unix milliseconds. `None` where key or studio link were changed at the same
+/// time.
+pub(super) async fn new_key(
+    env: &Env,
+    before: &Stream,
+    old_until_unix_ms: Option<i64>,
+) -> Result<Option<Stream>> {
+    let mut stream = before.clone();
+    stream.rotate_key(random()?, old_until_unix_ms, &seal(env)?, random()?);
+    if batch(env, &[sql::rotate_key(&stream, before)]).await? == 0 {
+        return Ok(None);
+    }
+    changed();
+    // What goes on with a key that is gone.
+    for revocation in stream.revokes(before, now_unix_ms()) {
+        watch::take_back(env, revocation).await?;
+    }
+    Ok(Some(stream))
 }
 
 /// `POST /api/studio/{stream}/log-out`.
@@ -774,18 +823,24 @@ pub(super) async fn log_out(
     request: &Request,
     env: &Env,
 ) -> Result<Response> {
-    let Some(mut stream) = studio_stream(name, request, env).await? else {
+    // Not by a token: it would outlive itself in the link that it is told.
+    let Some(before) = studio_stream(name, request, env).await? else {
         return problem(Some(route), &Problem::unauthorized());
     };
+    let mut stream = before.clone();
     let (secret, ended) = stream.log_out(random()?, &seal(env)?, random()?);
-    store(env, &stream).await?;
-    // What plays by the link is over too.
-    if let Some(access) = access::access(env)? {
-        let wanted = TakeBack {
-            what: access.revoked_studio(ended),
-            streams: name.clone().into(),
-        };
-        watch::revoke(env, wanted).await?;
+    // What plays by the link is over too, or nothing is done.
+    let now = now_unix_ms();
+    let revocation = access::access(env)?.map(|access| access.revoke_studio(name, ended, now));
+    let mut statements = Vec::new();
+    statements.extend(revocation.iter().flat_map(|ended| sql::revoke(ended, now)));
+    statements.push(sql::log_out(&stream, &before));
+    if batch(env, &statements).await? == 0 {
+        return problem(Some(route), &Problem::unauthorized());
+    }
+    changed();
+    if let Some(revocation) = revocation {
+        watch::tell(env, &revocation.streams).await?;
     }
     let logged_out = LoggedOut {
         secret: secret.to_string(),

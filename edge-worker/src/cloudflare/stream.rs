@@ -87,10 +87,11 @@ pub(super) async fn delete(env: &Env, stream: &StreamName, at_unix_ms: i64) -> R
     }
 }
 
-/// `POST /api/streams/{stream}/beacon`.
+/// `POST /api/streams/{stream}/beacon`; `counted` where beacons say who watches the stream.
 pub(super) async fn beacon(
     route: &Route,
     stream: &StreamName,
+    counted: bool,
     mut request: Request,
     env: &Env,
 ) -> Result<Response> {
@@ -110,8 +111,10 @@ pub(super) async fn beacon(
     match &beacon.session {
         // Its requests count a session.
         Some(session) if beacon.left => watch::left(env, stream, session, &request).await?,
-        Some(_) => {}
-        None => drop(question(env, stream, "beacon", serde_json::to_string(&beacon)?).await?),
+        None if counted => {
+            drop(question(env, stream, "beacon", serde_json::to_string(&beacon)?).await?)
+        }
+        _ => {}
     }
     nothing(Some(route))
 }

@@ -77,7 +77,8 @@ async fn create(
 ) -> Result<Done<Response>> {
     let body = given!(directory::question(request).await?);
     let create: Create = given!(api::read(&body));
-    given!(bearer.may_make(&create.name));
+    let (tenants, known) = (directory::tenants(env)?, directory::read(env).await?);
+    given!(bearer.may_make(&create.name, &tenants, known.names()));
     let settings = given!(create.settings());
     let (name, now, seal) = (&create.name, now_unix_ms(), directory::seal(env)?);
     let anonymous = BroadcastId::from_random(random()?).to_string();
@@ -151,7 +152,9 @@ async fn delete(
     // This stream, and none that is made under its name from then on.
     let at = now_unix_ms().max(stream.created_unix_ms);
     // Who had a link to it has none to another stream that gets its name.
-    watch::revoke(env, TakeBack::all_of(name)).await?;
+    let links = directory::links(env, name).await?;
+    let revocation = TakeBack::deleted(name, links.iter(), now_unix_ms());
+    watch::take_back(env, revocation).await?;
     stream::delete(env, name, at).await?;
     directory::changed();
     nothing(Some(route)).map(Ok)
@@ -164,15 +167,16 @@ async fn new_key(
     request: &mut Request,
     env: &Env,
 ) -> Result<Done<Response>> {
-    let mut stream = given!(managed(name, bearer, env).await?);
+    let before = given!(managed(name, bearer, env).await?);
     let body = match request.headers().get("content-length")?.as_deref() {
         None | Some("0") => Vec::new(),
         Some(_) => given!(directory::question(request).await?),
     };
     let until = given!(Rotate::read(&body)).old_until_unix_ms(now_unix_ms());
     let seal = directory::seal(env)?;
-    stream.rotate_key(random()?, until, &seal, random()?);
-    directory::store(env, &stream).await?;
+    // Somebody else changed it in between: asked again, it is changed from what it is by then.
+    let rotated = directory::new_key(env, &before, until).await?;
+    let stream = given!(rotated.ok_or_else(Problem::unavailable));
     let key = stream.key(&seal).map_err(|closed| closed.to_string())?;
     let rotated = Rotated::new(key.reveal(), until);
     json(Some(route), StatusCode::OK, Caching::Never, &rotated).map(Ok)

@@ -7,11 +7,12 @@
 
 use std::{cell::RefCell, collections::HashMap, net::IpAddr, rc::Rc};
 
+use futures::StreamExt;
 use http::StatusCode;
 use protocol::{
     names::{BroadcastId, Protocol, StreamName},
     session::Session,
-    token::{Action, Ask, Claims, Grant, Refusal, Revocations, StreamPattern, Tag},
+    token::{Action, Ask, Claims, Grant, Refusal, Revocation, Revocations, StreamPattern, Tag},
 };
 use serde::{Deserialize, Serialize};
 use worker::{Context, Env, Request, Response, Result};
@@ -40,6 +41,8 @@ const SEEN_MS: i64 = 5_000;
 const MAX_SEEN: usize = 20_000;
 /// Broadcasts of which an isolate remembers when it asked a leaf.
 const MAX_HEARD: usize = 1_000;
+/// Broadcasts that are told of a revocation side by side.
+const TOLD_AT_ONCE: usize = 32;
 /// What a leaf said of revocations is taken for so long, milliseconds: less than a part.
 const HEARD_MS: i64 = 250;
 
@@ -58,11 +61,11 @@ pub(super) enum Viewer {
     /// One of those who watch without a token.
     Anybody,
     /// A session.
-    Session(Box<Session>),
+    Session(Box<Seen>),
 }
 
 /// What the stream's object hears of a session.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Seen {
     pub(super) session: Session,
     pub(super) about: Option<About>,
@@ -160,7 +163,7 @@ pub(super) async fn viewer(
     if let Err(found) = say_seen(env, context, stream, &seen).await? {
         return Ok(Err(found));
     }
-    Ok(Ok(Viewer::Session(Box::new(seen.session))))
+    Ok(Ok(Viewer::Session(Box::new(seen))))
 }
 
 /// Whether somebody who was let in may have the answer that a leaf gave.
@@ -170,11 +173,10 @@ pub(super) async fn still(
     viewer: &Viewer,
     response: &Response,
 ) -> Result<std::result::Result<(), Problem>> {
-    let Viewer::Session(session) = viewer else {
-        return Ok(Ok(()));
-    };
-    hear(env, response).await?;
-    Ok(now(stream, session))
+    if let Viewer::Session(_) = viewer {
+        hear(env, response).await?;
+    }
+    now(env, stream, viewer).await
 }
 
 /// As [`still`], where the answer comes from a cache and a leaf has not been heard for longer than a part.
@@ -185,8 +187,8 @@ pub(super) async fn still_now(
     viewer: &Viewer,
     target: &str,
 ) -> Result<std::result::Result<(), Problem>> {
-    let Viewer::Session(session) = viewer else {
-        return Ok(Ok(()));
+    let Viewer::Session(_) = viewer else {
+        return now(env, stream, viewer).await;
     };
     let heard = HEARD.with_borrow(|heard| heard.get(broadcast).copied());
     if heard.is_none_or(|at| now_unix_ms().saturating_sub(at) > HEARD_MS) {
@@ -202,15 +204,36 @@ pub(super) async fn still_now(
             heard.insert(broadcast.clone(), asked);
         });
     }
-    Ok(now(stream, session))
+    now(env, stream, viewer).await
 }
 
-fn now(stream: &StreamName, session: &Session) -> std::result::Result<(), Problem> {
-    let refused = match session.ends_unix_ms <= now_unix_ms() {
-        true => Err(Refusal::Expired),
-        false => revoked().refuse_session(session, stream),
+/// As far as it is known here, once a leaf was heard.
+async fn now(
+    env: &Env,
+    stream: &StreamName,
+    viewer: &Viewer,
+) -> Result<std::result::Result<(), Problem>> {
+    // What needs a token by now is not for those who came without one.
+    let with_token = matches!(viewer, Viewer::Session(seen) if !seen.session.is_anonymous());
+    if !with_token && directory::needs_token(stream) {
+        return Ok(Err(Problem::token_needed()));
+    }
+    let Viewer::Session(seen) = viewer else {
+        return Ok(Ok(()));
     };
-    refused.map_err(|refusal| Problem::token(&refusal))
+    let refused = match seen.session.ends_unix_ms <= now_unix_ms() {
+        true => Err(Refusal::Expired),
+        false => revoked().refuse_session(&seen.session, stream),
+    };
+    if let Err(refusal) = refused {
+        return Ok(Err(Problem::token(&refusal)));
+    }
+    // It may have said that it is gone while it waited, and its place may be another device's.
+    let noted = SEEN.with_borrow(|all| all.contains_key(&seen.session.id));
+    match seen.session.max {
+        Some(_) if !noted => place(env, stream, seen).await,
+        _ => Ok(Ok(())),
+    }
 }
 
 /// Tells the stream's object of a session, now and then. Where its token is for so many devices the answer is waited for.
@@ -249,8 +272,20 @@ async fn say_seen(
         });
         return Ok(Ok(()));
     }
+    place(env, stream, seen).await
+}
+
+/// Asks the stream's object whether there is a place for a session.
+async fn place(
+    env: &Env,
+    stream: &StreamName,
+    seen: &Seen,
+) -> Result<std::result::Result<(), Problem>> {
+    let (id, now) = (seen.session.id, now_unix_ms());
+    let body = serde_json::to_string(seen)?;
     let mut given = stream::question(env, stream, stream::SEEN, body).await?;
     if given.status_code() == 204 {
+        SEEN.with_borrow_mut(|all| all.insert(id, now));
         return Ok(Ok(()));
     }
     // The next request asks again: another device may have stopped.
@@ -293,7 +328,9 @@ pub(super) async fn enter(
         Ok(pass) => pass,
         Err(found) => return problem(Some(route), &found),
     };
-    let address = guard::client(request)?.address;
+    let client = guard::client(request)?;
+    let address = client.address;
+    let token = pass.as_ref().and_then(Pass::token).map(str::to_owned);
     let mut begins = None;
     let mut goes_on = None;
     match pass {
@@ -315,6 +352,13 @@ pub(super) async fn enter(
             Ok((grant, session)) => begins = Some((session, Some(grant.claims().clone()))),
             Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
         },
+    }
+    if begins.is_some() {
+        let guards = guard::guards(env)?;
+        let begun = (guards.guard).begins(client, token.as_deref(), guard::now());
+        if let Err(found) = begun {
+            return problem(Some(route), &found);
+        }
     }
     let Some(broadcast) = known.newest() else {
         return problem(Some(route), &Problem::not_live());
@@ -347,8 +391,11 @@ pub(super) async fn enter(
             let Some(watched) = directory::stream(env, context, &allowed.stream).await? else {
                 return problem(Some(route), &Problem::no_stream());
             };
-            // A webhook may send somebody elsewhere, but not past a token that is needed there.
-            if session.is_anonymous() && watched.visibility().needs_token() {
+            // A webhook may send somebody elsewhere, but not past a token that is needed there and that theirs is not.
+            let covered = claims
+                .as_ref()
+                .is_some_and(|claims| claims.stream.covers(&allowed.stream));
+            if watched.visibility().needs_token() && !covered {
                 return problem(Some(route), &Problem::token_needed());
             }
             let all = directory::known(env, context).await?;
@@ -384,7 +431,7 @@ pub(super) async fn enter(
                 sent.headers().set("location", &location)?;
                 return Ok(sent);
             }
-            (text, Viewer::Session(Box::new(seen.session)))
+            (text, Viewer::Session(Box::new(seen)))
         }
         (None, Some((session, viewer))) => (session.as_str().to_owned(), viewer),
         (None, None) => return without_revoked(given),
@@ -400,6 +447,15 @@ pub(super) async fn enter(
         Some(kind),
         body.into_bytes(),
     )
+}
+
+/// Whether beacons say who watches a stream: not where each has a session, for they are of the same people and anybody can make them up.
+pub(super) fn counts_beacons(
+    env: &Env,
+    stream: &StreamName,
+    known: &directory::KnownStream,
+) -> Result<bool> {
+    Ok(!known.visibility().needs_token() && !needs_session(env, stream, known)?)
 }
 
 /// Whether all who watch have a session: a webhook is asked about each, or they are counted.
@@ -445,23 +501,22 @@ pub(super) fn without_revoked(response: Response) -> Result<Response> {
 
 // ---- who manages
 
-/// Whether whoever asks manages all of these streams: by a token, or (one stream) by its studio link.
+/// Whether whoever asks manages all of these streams: by a token, or (one stream) by its studio link; and what
+/// they manage.
 pub(super) async fn manages(
     env: &Env,
     streams: &StreamPattern,
     request: &Request,
-) -> Result<std::result::Result<(), Problem>> {
-    match manager(env, streams, request).await? {
-        Ok(_) => Ok(Ok(())),
-        Err(found) => {
-            if let Some(name) = streams.name()
-                && directory::opens_studio(&name, request, env).await?
-            {
-                return Ok(Ok(()));
+) -> Result<std::result::Result<StreamPattern, Problem>> {
+    Ok(match manager(env, streams, request).await? {
+        Ok(grant) => Ok(grant.claims().stream.clone()),
+        Err(found) => match streams.name() {
+            Some(name) if directory::opens_studio(&name, request, env).await? => {
+                Ok(streams.clone())
             }
-            Ok(Err(found))
-        }
-    }
+            _ => Err(found),
+        },
+    })
 }
 
 /// The token that lets whoever asks manage all of these streams.
@@ -485,24 +540,27 @@ pub(super) async fn manager(
 // ---- what owners ask
 
 /// Takes something back: keeps it, and tells the broadcasts that it concerns.
-pub(super) async fn revoke(env: &Env, wanted: TakeBack) -> Result<protocol::token::Revocation> {
-    let now = now_unix_ms();
-    let revocation = wanted.revocation(now);
-    directory::batch(env, &sql::revoke(&revocation, now)).await?;
+pub(super) async fn take_back(env: &Env, revocation: Revocation) -> Result<Revocation> {
+    directory::batch(env, &sql::revoke(&revocation, now_unix_ms())).await?;
     tell(env, &revocation.streams).await?;
     Ok(revocation)
 }
 
 /// Tells the running broadcasts of these streams that something was taken back.
-async fn tell(env: &Env, streams: &StreamPattern) -> Result<()> {
+pub(super) async fn tell(env: &Env, streams: &StreamPattern) -> Result<()> {
     revoked_now(env).await?;
     let known = directory::read(env).await?;
-    for broadcast in known.running(streams) {
+    let told = known.running(streams).map(|broadcast| async move {
         // One that cannot be told hears of it with its publisher's next change, its viewers' isolates within a second.
         if let Err(error) = broadcast::revoked(env, broadcast, revoked_id()).await {
             worker::console_warn!("a broadcast could not be told of a revocation: {error}");
         }
-    }
+    });
+    // Side by side, for they have to hear it within two seconds.
+    futures::stream::iter(told)
+        .buffer_unordered(TOLD_AT_ONCE)
+        .collect::<()>()
+        .await;
     Ok(())
 }
 
@@ -518,10 +576,15 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
             Ok(wanted) => wanted,
             Err(found) => return problem(Some(route), &found),
         };
-        if let Err(found) = manages(env, &wanted.streams, &request).await? {
-            return problem(Some(route), &found);
+        let manager = match manages(env, &wanted.streams, &request).await? {
+            Ok(manager) => manager,
+            Err(found) => return problem(Some(route), &found),
+        };
+        if let Err(why) = wanted.check() {
+            return problem(Some(route), &Problem::body(why));
         }
-        let revocation = revoke(env, wanted).await?;
+        let wanted = wanted.folded(&manager, &revoked());
+        let revocation = take_back(env, wanted.revocation(now_unix_ms())).await?;
         return json(Some(route), StatusCode::OK, Caching::Never, &revocation);
     }
     let (Route::Sessions(name)
@@ -531,8 +594,12 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
     else {
         return problem(Some(route), &Problem::not_found());
     };
-    if let Err(found) = manages(env, &name.clone().into(), &request).await? {
-        return problem(Some(route), &found);
+    let manager = match manages(env, &name.clone().into(), &request).await? {
+        Ok(manager) => manager,
+        Err(found) => return problem(Some(route), &found),
+    };
+    if directory::read(env).await?.stream(name).is_none() {
+        return problem(Some(route), &Problem::no_stream());
     }
     let done = || nothing(Some(route));
     match route {
@@ -545,7 +612,8 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
                 what: protocol::token::Revoked::Session(*id),
                 streams: name.clone().into(),
             };
-            revoke(env, ended).await?;
+            let ended = ended.folded(&manager, &revoked());
+            take_back(env, ended.revocation(now_unix_ms())).await?;
             stream::question(env, name, stream::LEFT, id.to_string()).await?;
             done()
         }
@@ -553,20 +621,17 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
             let Some(access) = access(env)? else {
                 return problem(Some(route), &Problem::not_found());
             };
-            let taken_back = TakeBack {
-                what: access.revoked_link(jti.clone()),
-                streams: name.clone().into(),
+            let links = directory::links(env, name).await?;
+            let Some(link) = links.iter().find(|link| link.jti == *jti) else {
+                return problem(Some(route), &Problem::not_found());
             };
             let now = now_unix_ms();
-            let revocation = taken_back.revocation(now);
+            let revocation = access.revoke_link(name, jti.clone(), link.exp(), now);
             let [sweep, revoke] = sql::revoke(&revocation, now);
             let delete = sql::delete_link(name, jti);
-            let changed = directory::batch(env, &[sweep, revoke, delete]).await?;
+            directory::batch(env, &[sweep, revoke, delete]).await?;
             tell(env, &revocation.streams).await?;
-            match changed {
-                0 => problem(Some(route), &Problem::not_found()),
-                _ => done(),
-            }
+            done()
         }
         _ if request.method() == worker::Method::Post => add_link(route, name, request, env).await,
         _ => {
@@ -609,7 +674,8 @@ async fn add_link(
         Err(found) => return problem(Some(route), &found),
     };
     let now = now_unix_ms();
-    let (claims, link) = match access.make_link(name, &wanted, random()?, now) {
+    let revoked = revoked_now(env).await?;
+    let (claims, link) = match access.make_link(name, &wanted, &revoked, random()?, now) {
         Ok(made) => made,
         Err(NotMinted::Mint(error)) => return problem(Some(route), &Problem::mint(&error)),
         Err(NotMinted::Refused(refusal)) => return problem(Some(route), &Problem::token(&refusal)),

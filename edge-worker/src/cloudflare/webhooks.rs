@@ -142,7 +142,7 @@ impl Webhooks {
             guard::check_name(name)?;
         }
         let gate = &gates[usize::from(ask.on != On::Publish)];
-        let place = gate.borrow_mut().enter(now_unix_ms())?;
+        let place = gate.borrow_mut().enter(ask.address, now_unix_ms())?;
         let mut inside = Inside {
             gate,
             place: Some(place),

@@ -6,7 +6,7 @@
 use protocol::{
     limits::Limits,
     names::{BroadcastId, StreamName},
-    token::Revocation,
+    token::{Claims, Revocation, Revoked, Seconds},
 };
 use serde::Deserialize;
 
@@ -143,6 +143,37 @@ pub fn put_stream(stream: &Stream) -> Statement {
          old_key_sha256 = CASE WHEN key_sha256 = ?3 AND ?8 IS NULL THEN old_key_sha256 ELSE ?8 END,
          old_key_until_unix_ms = CASE WHEN key_sha256 = ?3 AND ?8 IS NULL THEN old_key_until_unix_ms ELSE ?9 END",
         columns(stream),
+    )
+}
+
+/// Changes the key of a stream that was `before` when it was read, and nothing where its key or its studio link was changed since.
+pub fn rotate_key(stream: &Stream, before: &Stream) -> Statement {
+    let old = stream.old_key.as_ref();
+    Statement::new(
+        "UPDATE streams SET key_sha256 = ?2, key_sealed = ?3, old_key_sha256 = ?4, old_key_until_unix_ms = ?5
+         WHERE name = ?1 AND key_sha256 = ?6 AND studio_sha256 = ?7",
+        [
+            stream.name.as_str().into(),
+            stream.key_sha256.as_str().into(),
+            stream.key_sealed.as_deref().into(),
+            old.map(|old| old.sha256.as_str()).into(),
+            old.map_or(Value::Null, |old| old.until_unix_ms.into()),
+            before.key_sha256.as_str().into(),
+            before.studio_sha256.as_str().into(),
+        ],
+    )
+}
+
+/// Changes the studio link of a stream that was `before` when it was read, and nothing where it was changed since.
+pub fn log_out(stream: &Stream, before: &Stream) -> Statement {
+    Statement::new(
+        "UPDATE streams SET studio_sha256 = ?2, studio_sealed = ?3 WHERE name = ?1 AND studio_sha256 = ?4",
+        [
+            stream.name.as_str().into(),
+            stream.studio_sha256.as_str().into(),
+            stream.studio_sealed.as_deref().into(),
+            before.studio_sha256.as_str().into(),
+        ],
     )
 }
 
@@ -434,23 +465,35 @@ pub fn revocations(after_id: i64) -> Statement {
     )
 }
 
-/// Keeps a revocation; what is of no use any more goes. One batch.
+/// Keeps a revocation; what is of no use any more goes, and what is contained in it. One batch.
 pub fn revoke(revocation: &Revocation, now_unix_ms: i64) -> [Statement; 2] {
     let what =
         serde_json::to_string(&revocation.what).unwrap_or_else(|_| unreachable!("texts are JSON"));
+    let streams = revocation.streams.to_string();
+    let prefix = streams.strip_suffix('*');
+    let [at, until] = [Some(revocation.at_unix_ms), revocation.until_unix_ms]
+        .map(|time| time.map_or(Value::Null, Value::Integer));
     [
         Statement::new(
-            "DELETE FROM revocations WHERE until_unix_ms <= ?1",
-            [now_unix_ms.into()],
+            "DELETE FROM revocations WHERE until_unix_ms <= ?1
+             OR (?2 AND (CASE WHEN ?3 IS NULL THEN streams = ?4 ELSE substr(streams, 1, length(?3)) = ?3 END)
+             AND at_unix_ms <= ?5 AND (?6 IS NULL OR until_unix_ms <= ?6))",
+            [
+                now_unix_ms.into(),
+                i64::from(revocation.what == Revoked::All).into(),
+                prefix.into(),
+                streams.as_str().into(),
+                at.clone(),
+                until.clone(),
+            ],
         ),
         Statement::new(
-            "INSERT OR REPLACE INTO revocations (what, streams, at_unix_ms, until_unix_ms) VALUES (?1, ?2, ?3, ?4)",
-            [
-                what.as_str().into(),
-                revocation.streams.to_string().as_str().into(),
-                revocation.at_unix_ms.into(),
-                revocation.until_unix_ms.map_or(Value::Null, Value::Integer),
-            ],
+            // With a new id, and never earlier or shorter than it was.
+            "INSERT OR REPLACE INTO revocations (what, streams, at_unix_ms, until_unix_ms)
+             SELECT ?1, ?2, max(?3, ifnull(max(at_unix_ms), ?3)),
+             CASE WHEN ?4 IS NULL OR count(*) > count(until_unix_ms) THEN NULL ELSE max(?4, ifnull(max(until_unix_ms), ?4)) END
+             FROM revocations WHERE what = ?1 AND streams = ?2",
+            [what.as_str().into(), streams.as_str().into(), at, until],
         ),
     ]
 }
@@ -466,6 +509,14 @@ pub struct LinkRow {
     pub claims: String,
     /// When it was made.
     pub created_unix_ms: f64,
+}
+
+impl LinkRow {
+    /// From when on it begins no new session.
+    pub fn exp(&self) -> Option<Seconds> {
+        let claims: Claims = serde_json::from_str(&self.claims).ok()?;
+        Some(claims.exp)
+    }
 }
 
 /// The watch links of a stream: [`LinkRow`]s, newest first.

@@ -47,6 +47,10 @@ pub struct Rates {
     pub media: Rate,
     /// Playlists and segments of one playback session, whatever its address.
     pub session: Rate,
+    /// Playback sessions that begin: each may take a place of a stream that is for so many, and a webhook's time.
+    pub begin: Rate,
+    /// Playback sessions that begin with one token, whatever their addresses.
+    pub begin_token: Rate,
     /// What is live, the time, the public keys.
     pub api: Rate,
     /// Beacons.
@@ -65,6 +69,8 @@ impl Default for Rates {
             pages: Rate::new(150, 4_000),
             media: Rate::new(5_000, 15_000),
             session: Rate::new(60, 300),
+            begin: Rate::new(10, 300),
+            begin_token: Rate::new(200, 5_000),
             api: Rate::new(100, 1_000),
             beacons: Rate::new(40, 600),
             manage: Rate::new(20, 200),
@@ -80,6 +86,8 @@ pub(super) enum Kept {
     Pages,
     Media,
     Session,
+    Begin,
+    BeginToken,
     Api,
     Beacons,
     Manage,

@@ -7,6 +7,18 @@ use crate::routes;
 
 const NOW: Duration = Duration::from_secs(1_000);
 
+const NOBODY: Shown<'static> = Shown {
+    secret: None,
+    by_another_site: false,
+};
+
+fn with(secret: &str) -> Shown<'_> {
+    Shown {
+        secret: Some(secret),
+        ..NOBODY
+    }
+}
+
 fn guard(rules: Rules, rates: Rates) -> Guard {
     Guard::new(Proxies::default(), rules, rates, 4_096, [3; 16])
 }
@@ -28,7 +40,7 @@ fn route(method: Method, path: &str) -> Route {
 }
 
 fn enter(guard: &Guard, route: &Route, client: Client) -> u16 {
-    match guard.enter(Some(route), client, None, NOW) {
+    match guard.enter(Some(route), client, &NOBODY, NOW) {
         Ok(()) => 200,
         Err(problem) => problem.status.as_u16(),
     }
@@ -111,7 +123,7 @@ fn two_hundred_viewers_behind_one_address_come_at_once_and_watch() {
     let nat = far("203.0.113.5");
     let mut now = NOW;
     let ask = |route: &Route, now| {
-        let entered = guard.enter(Some(route), nat, None, now);
+        let entered = guard.enter(Some(route), nat, &NOBODY, now);
         assert_eq!(entered, Ok(()), "{route:?} at {now:?}");
     };
     // All open the page in the same moment.
@@ -150,7 +162,7 @@ fn who_asks_too_often_is_told_how_long_to_wait_and_nobody_else_is() {
     let streams = route(Method::GET, "/api/streams");
     let client = far("203.0.113.5");
     let refused = (0..2_000)
-        .filter_map(|_| guard.enter(Some(&streams), client, None, NOW).err())
+        .filter_map(|_| guard.enter(Some(&streams), client, &NOBODY, NOW).err())
         .collect::<Vec<_>>();
     assert_eq!(refused.len(), 1_000);
     assert_eq!(refused[0].status, StatusCode::TOO_MANY_REQUESTS);
@@ -162,7 +174,7 @@ fn who_asks_too_often_is_told_how_long_to_wait_and_nobody_else_is() {
     assert_eq!(enter(&guard, &media("-"), client), 200, "another class");
     // Addresses that there are not cost as well.
     let unknown = (0..5_000)
-        .filter(|_| guard.enter(None, client, None, NOW).is_ok())
+        .filter(|_| guard.enter(None, client, &NOBODY, NOW).is_ok())
         .count();
     assert_eq!(unknown, 4_000);
 }
@@ -173,8 +185,14 @@ fn a_neighbour_that_may_be_a_proxy_is_not_limited() {
     let near = guard.client([127, 0, 0, 1].into(), &HeaderMap::new());
     let tokens = route(Method::POST, "/api/tokens");
     for _ in 0..1_000 {
-        assert_eq!(guard.enter(Some(&tokens), near, None, NOW), Ok(()));
-        guard.answered(&tokens, near, StatusCode::UNAUTHORIZED, NOW);
+        assert_eq!(guard.enter(Some(&tokens), near, &NOBODY, NOW), Ok(()));
+        guard.answered(
+            &tokens,
+            near,
+            &with("a wrong one"),
+            StatusCode::UNAUTHORIZED,
+            NOW,
+        );
         assert_eq!(guard.publisher("127.0.0.1:1", NOW), Ok(()));
         guard.publisher_failed("127.0.0.1:1", NOW);
     }
@@ -188,13 +206,15 @@ fn a_token_and_a_session_have_a_rate_of_their_own_wherever_they_come_from() {
     let entered = (0..1_000)
         .filter(|n| {
             let client = from(n % 200);
-            guard.enter(Some(&tokens), client, Some("one"), NOW).is_ok()
+            guard
+                .enter(Some(&tokens), client, &with("one"), NOW)
+                .is_ok()
         })
         .count();
     assert_eq!(entered, 200);
     assert!(
         guard
-            .enter(Some(&tokens), from(1), Some("two"), NOW)
+            .enter(Some(&tokens), from(1), &with("two"), NOW)
             .is_ok()
     );
     let session = media("c2Vzc2lvbg");
@@ -213,24 +233,35 @@ fn wrong_keys_are_counted_together_and_let_nobody_of_that_address_try_on() {
     let client = far("203.0.113.5");
     for n in 0..30 {
         assert_eq!(enter(&guard, &tokens, client), 200, "{n}");
-        guard.answered(&tokens, client, StatusCode::UNAUTHORIZED, NOW);
+        guard.answered(
+            &tokens,
+            client,
+            &with("a wrong one"),
+            StatusCode::UNAUTHORIZED,
+            NOW,
+        );
         // What was right, and what was merely not there, costs nothing.
-        guard.answered(&studio, client, StatusCode::NOT_FOUND, NOW);
+        guard.answered(
+            &studio,
+            client,
+            &with("a wrong one"),
+            StatusCode::NOT_FOUND,
+            NOW,
+        );
         assert_eq!(guard.publisher("203.0.113.5:7", NOW), Ok(()), "{n}");
         guard.publisher_failed("203.0.113.5:7", NOW);
     }
-    assert_eq!(enter(&guard, &tokens, client), 429);
-    assert_eq!(enter(&guard, &studio, client), 429);
-    assert_eq!(
-        enter(&guard, &route(Method::POST, "/internal/admit"), client),
-        429
-    );
+    let shown = with("another");
+    let tries = |route: &Route| guard.enter(Some(route), client, &shown, NOW).is_ok();
+    assert!(!tries(&tokens) && !tries(&studio));
+    assert!(!tries(&route(Method::POST, "/internal/admit")));
     assert_eq!(
         guard.publisher("203.0.113.5:7", NOW),
         Err(Refusal::TooOften)
     );
     assert_eq!(guard.publisher("203.0.113.6:7", NOW), Ok(()));
-    // Viewers behind the same address notice nothing.
+    // Viewers behind the same address notice nothing, nor does who shows nothing.
+    assert_eq!(enter(&guard, &studio, client), 200);
     assert_eq!(
         enter(&guard, &route(Method::GET, "/live/main/index.m3u8"), client),
         200
@@ -238,4 +269,59 @@ fn wrong_keys_are_counted_together_and_let_nobody_of_that_address_try_on() {
     assert_eq!(enter(&guard, &media("-"), client), 200);
     let later = NOW + Duration::from_secs(1);
     assert_eq!(guard.publisher("203.0.113.5:7", later), Ok(()));
+}
+
+#[test]
+fn what_shows_no_secret_or_comes_from_another_site_s_page_uses_up_nothing() {
+    let guard = guard(Rules::default(), Rates::default());
+    let studio = route(Method::GET, "/api/studio/main");
+    let playlist = route(Method::GET, "/live/main/index.m3u8");
+    let client = far("203.0.113.5");
+    let cross = Shown::of(None, Some("Bearer x"), Some("cross-site"));
+    assert!(cross.by_another_site && cross.secret == Some("x"));
+    for site in ["same-origin", "none"] {
+        assert!(!Shown::of(None, None, Some(site)).by_another_site);
+    }
+    for _ in 0..5_000 {
+        for (route, shown, status) in [
+            (&studio, &NOBODY, StatusCode::UNAUTHORIZED),
+            (&playlist, &NOBODY, StatusCode::UNAUTHORIZED),
+            (&playlist, &cross, StatusCode::UNAUTHORIZED),
+            // A token that is good, and not for this.
+            (&playlist, &with("good"), StatusCode::FORBIDDEN),
+        ] {
+            guard.answered(route, client, shown, status, NOW);
+        }
+        // Refused before anything is counted.
+        let refused = guard.enter(Some(&studio), client, &cross, NOW).unwrap_err();
+        assert_eq!(refused.status, 403);
+    }
+    let shown = with("good");
+    assert!(guard.enter(Some(&studio), client, &shown, NOW).is_ok());
+    assert!(guard.enter(Some(&playlist), client, &shown, NOW).is_ok());
+    // Its own wrong ones do, wherever they stand; what shows none goes on.
+    let query = Shown::of(Some("token=wrong"), None, None);
+    for _ in 0..400 {
+        guard.answered(&playlist, client, &query, StatusCode::UNAUTHORIZED, NOW);
+    }
+    let list = route(Method::GET, "/api/streams/main");
+    for route in [&playlist, &list] {
+        assert!(guard.enter(Some(route), client, &shown, NOW).is_err());
+        assert!(guard.enter(Some(route), client, &NOBODY, NOW).is_ok());
+    }
+}
+
+#[test]
+fn sessions_begin_so_often_from_one_address_and_with_one_token() {
+    let guard = guard(Rules::default(), Rates::default());
+    let begun = |client: &dyn Fn(usize) -> Client, token: Option<&str>| {
+        let all = 0..10_000;
+        all.filter(|n| guard.begins(client(*n), token, NOW).is_ok())
+            .count()
+    };
+    let one = |_| far("203.0.113.5");
+    assert_eq!(begun(&one, None), 300);
+    let many = |n: usize| far(&format!("203.0.{}.{}", n / 200, n % 200));
+    assert_eq!(begun(&many, Some("one")), 5_000);
+    assert!(guard.begins(far("198.51.100.1"), Some("two"), NOW).is_ok());
 }

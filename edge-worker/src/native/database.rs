@@ -20,7 +20,7 @@ use std::{
 use data_encoding::HEXLOWER;
 use protocol::{
     names::StreamName,
-    token::{Revocation, Tag},
+    token::{Revocation, Seconds, Tag},
 };
 use rusqlite::{
     Connection, OpenFlags, Transaction, TransactionBehavior,
@@ -283,18 +283,17 @@ impl Database {
     /// [`DatabaseError`] when there is no such stream, or it cannot be deleted.
     pub fn delete(&mut self, name: &StreamName, now_unix_ms: i64) -> Result<(), DatabaseError> {
         // Who had a link to it has none to another stream that gets its name.
-        let revocation = TakeBack::all_of(name).revocation(now_unix_ms);
+        let links: Vec<LinkRow> = rows(&self.path, &self.connection, &sql::links(name))?;
+        let revocation = TakeBack::deleted(name, links.iter(), now_unix_ms);
         self.change(name, |directory, _| match directory.stream(name) {
             Some(stream) => {
                 let at = now_unix_ms.max(stream.created_unix_ms);
-                let mut batch = Vec::from(sql::delete_stream(name, at));
-                batch.extend(sql::revoke(&revocation, now_unix_ms));
+                let statements = Vec::from(sql::delete_stream(name, at));
+                let batch = Batch::revoking(statements, vec![revocation], now_unix_ms);
                 Ok((batch, ()))
             }
             None => Err(Refusal::NoStream(name.clone()).into()),
-        })?;
-        Arc::make_mut(&mut self.directory).revoke(revocation);
-        Ok(())
+        })
     }
 
     /// The streams that were deleted, of which objects may be left.
@@ -348,7 +347,7 @@ impl Database {
         self.change(name, |directory, _| match directory.stream(name) {
             Some(_) => {
                 let batch = configures(directory, name, configured).into_iter();
-                Ok((batch.collect(), ()))
+                Ok((batch.collect::<Vec<_>>(), ()))
             }
             None => Err(Refusal::NoStream(name.clone()).into()),
         })
@@ -364,21 +363,23 @@ impl Database {
         entry: &StreamEntry,
         shows_studio: bool,
     ) -> Result<Option<Zeroizing<String>>, DatabaseError> {
-        let nonces = (random()?, random()?);
+        let (nonces, now) = ((random()?, random()?), super::wall_unix_ms());
         self.change(&entry.name, |directory, seal| {
             let kept = directory.stream(&entry.name);
             if kept.is_some_and(|kept| {
                 kept.has(entry, seal) && kept.studio_secret(seal).is_ok() == shows_studio
             }) {
-                return Ok((Vec::new(), None));
+                return Ok((Batch::default(), None));
             }
             let newer = kept.and_then(|kept| kept.newer_studio(entry, seal));
             if newer.is_some() && !shows_studio {
-                return Ok((Vec::new(), newer));
+                return Ok((Batch::default(), newer));
             }
             let stream = Stream::keep(entry, seal, nonces.0, shows_studio.then_some(nonces.1));
             directory.check(&stream)?;
-            Ok((vec![sql::put_stream(&stream)], None))
+            let revoked = kept.map_or_else(Vec::new, |kept| stream.revokes(kept, now));
+            let batch = Batch::revoking(vec![sql::put_stream(&stream)], revoked, now);
+            Ok((batch, None))
         })
     }
 
@@ -406,39 +407,47 @@ impl Database {
         old_until_unix_ms: Option<i64>,
     ) -> Result<bool, DatabaseError> {
         let (key, studio) = (random()?, random()?);
-        let nonces = (random()?, random()?);
+        let (nonces, now) = ((random()?, random()?), super::wall_unix_ms());
         self.change(name, |directory, seal| {
-            let stream = directory.stream(name).cloned();
-            let mut stream = stream.ok_or_else(|| Refusal::NoStream(name.clone()))?;
+            let before = directory.stream(name);
+            let before = before.ok_or_else(|| Refusal::NoStream(name.clone()))?;
+            // Who was logged out in the meantime changes nothing.
+            if brought.is_some_and(|brought| before.studio_token(brought).is_none()) {
+                return Err(Refusal::Studio.into());
+            }
+            let mut stream = before.clone();
             stream.rotate_key(key, old_until_unix_ms, seal, nonces.0);
             let made = stream.mend_studio(brought, studio, seal, nonces.1);
-            Ok((vec![sql::put_stream(&stream)], made))
+            let revoked = stream.revokes(before, now);
+            let batch = Batch::revoking(vec![sql::put_stream(&stream)], revoked, now);
+            Ok((batch, made))
         })
     }
 
-    /// Gives a stream a new studio link, and takes back (as `revoke` makes it) the token that the old one stood for. What the new one
-    /// carries.
+    /// Gives a stream a new studio link, and takes back (as `revoke` makes it) the token that the old one stood for. The
+    /// request `brought` what the old one carries, or something better. What the new one carries.
     ///
     /// # Errors
     /// [`DatabaseError`] when there is no such stream, or it cannot be kept.
     pub fn log_out(
         &mut self,
         name: &StreamName,
+        brought: Option<&str>,
         revoke: impl FnOnce(Tag) -> Revocation,
         now_unix_ms: i64,
     ) -> Result<Zeroizing<String>, DatabaseError> {
         let (secret, nonce) = (random()?, random()?);
-        let (secret, revocation) = self.change(name, |directory, seal| {
+        self.change(name, |directory, seal| {
             let stream = directory.stream(name).cloned();
             let mut stream = stream.ok_or_else(|| Refusal::NoStream(name.clone()))?;
+            if brought.is_some_and(|brought| stream.studio_token(brought).is_none()) {
+                return Err(Refusal::Studio.into());
+            }
             let (secret, ended) = stream.log_out(secret, seal, nonce);
-            let revocation = revoke(ended);
-            let mut batch = vec![sql::put_stream(&stream)];
-            batch.extend(sql::revoke(&revocation, now_unix_ms));
-            Ok((batch, (secret, revocation)))
-        })?;
-        Arc::make_mut(&mut self.directory).revoke(revocation);
-        Ok(secret)
+            let statements = vec![sql::put_stream(&stream)];
+            let batch = Batch::revoking(statements, vec![revoke(ended)], now_unix_ms);
+            Ok((batch, secret))
+        })
     }
 
     /// Takes something back.
@@ -463,7 +472,7 @@ impl Database {
         rows(&self.path, &self.connection, &sql::links(stream))
     }
 
-    /// Forgets a watch link and takes it back; false where the stream has none of that id.
+    /// Forgets a watch link and takes it back, as `revoke` makes it of when it ends; `None` where the stream has none of that id.
     ///
     /// # Errors
     /// [`DatabaseError`]; then neither is done.
@@ -471,22 +480,24 @@ impl Database {
         &mut self,
         stream: &StreamName,
         jti: &str,
-        revocation: Revocation,
+        revoke: impl FnOnce(Option<Seconds>) -> Revocation,
         now_unix_ms: i64,
-    ) -> Result<bool, DatabaseError> {
+    ) -> Result<Option<Revocation>, DatabaseError> {
         let transaction = begin(&self.path, &mut self.connection)?;
+        let links: Vec<LinkRow> = rows(&self.path, &transaction, &sql::links(stream))?;
+        let Some(link) = links.iter().find(|link| link.jti == jti) else {
+            return Ok(None);
+        };
+        let revocation = revoke(link.exp());
         run(&self.path, &transaction, &[sql::delete_link(stream, jti)])?;
-        if transaction.changes() == 0 {
-            return Ok(false);
-        }
         run(
             &self.path,
             &transaction,
             &sql::revoke(&revocation, now_unix_ms),
         )?;
         transaction.commit().map_err(sql_error(&self.path))?;
-        Arc::make_mut(&mut self.directory).revoke(revocation);
-        Ok(true)
+        Arc::make_mut(&mut self.directory).revoke(revocation.clone());
+        Ok(Some(revocation))
     }
 
     /// Runs statements that change nothing of the streams: all of them, or none. How many rows the last one changed.
@@ -514,10 +525,10 @@ impl Database {
 
     /// Decides on the directory as it is, with every other writer waiting, and runs the batch that comes of it, which changes this stream
     /// and no other.
-    fn change<T>(
+    fn change<T, B: Into<Batch>>(
         &mut self,
         name: &StreamName,
-        decide: impl FnOnce(&Directory, &Seal) -> Result<(Vec<Statement>, T), DatabaseError>,
+        decide: impl FnOnce(&Directory, &Seal) -> Result<(B, T), DatabaseError>,
     ) -> Result<T, DatabaseError> {
         let path = &self.path;
         let transaction = begin(path, &mut self.connection)?;
@@ -525,8 +536,9 @@ impl Database {
             (self.version, self.directory) = (version, Arc::new(directory));
         }
         let (batch, answer) = decide(&self.directory, &self.seal)?;
-        if !batch.is_empty() {
-            run(path, &transaction, &batch)?;
+        let batch: Batch = batch.into();
+        if !batch.statements.is_empty() {
+            run(path, &transaction, &batch.statements)?;
             // What it is now, the statements have decided.
             let row = rows::<StreamRow>(path, &transaction, &sql::stream(name))?.pop();
             transaction.commit().map_err(sql_error(path))?;
@@ -535,8 +547,44 @@ impl Database {
                 Some(row) => directory.set(row.into()),
                 None => directory.remove(name),
             }
+            for revocation in batch.revoked {
+                directory.revoke(revocation);
+            }
         }
         Ok(answer)
+    }
+}
+
+/// What a change of a stream comes to.
+#[derive(Debug, Default)]
+struct Batch {
+    statements: Vec<Statement>,
+    /// What is taken back with it; the statements say so too.
+    revoked: Vec<Revocation>,
+}
+
+impl From<Vec<Statement>> for Batch {
+    fn from(statements: Vec<Statement>) -> Self {
+        Self {
+            statements,
+            revoked: Vec::new(),
+        }
+    }
+}
+
+impl Batch {
+    /// These statements, and what is taken back with them.
+    fn revoking(
+        mut statements: Vec<Statement>,
+        revoked: Vec<Revocation>,
+        now_unix_ms: i64,
+    ) -> Self {
+        let revoke = |revocation| sql::revoke(revocation, now_unix_ms);
+        statements.extend(revoked.iter().flat_map(revoke));
+        Self {
+            statements,
+            revoked,
+        }
     }
 }
 
@@ -1063,6 +1111,7 @@ mod tests {
                 ..Admit::default()
             },
             seen.stream(&name("theirs")),
+            seen.revocations(),
             0,
         );
         assert!(admitted.is_ok());

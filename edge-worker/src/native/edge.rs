@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    net::IpAddr,
     path::PathBuf,
     sync::{Arc, Mutex},
     time::{Duration, Instant},
@@ -372,7 +373,7 @@ impl Edge {
                 exists(&stream)?;
                 let admission = Admission {
                     ends_unix_ms: grant.session_ends_unix_ms(),
-                    holder: Some(grant.holder()),
+                    credential: Some(grant.credential()),
                     ..Admission::of(stream)
                 };
                 (admission, Some(grant.claims().clone()))
@@ -514,8 +515,8 @@ impl Edge {
             .await
     }
 
-    /// Gives a stream a new key, for the owner whose request had this `Authorization`. A broadcast that is live goes on; the old key
-    /// opens no new one.
+    /// Gives a stream a new key, for the owner whose request had this `Authorization`. The old key opens no new broadcast, and one that
+    /// goes on with it ends.
     ///
     /// # Errors
     /// [`EdgeError`] when there is no such stream, or the key cannot be kept.
@@ -524,10 +525,21 @@ impl Edge {
         name: &StreamName,
         authorization: Option<&str>,
     ) -> Result<(), EdgeError> {
-        let (name, brought) = (name.clone(), bearer(authorization).map(str::to_owned));
-        self.change(move |database| database.rotate_key(&name, brought.as_deref()))
-            .await
-            .map(drop)
+        let (name, brought) = (name.clone(), self.studio_secret(name, authorization));
+        let rotated = self.change(move |database| database.rotate_key(&name, brought.as_deref()));
+        rotated.await?;
+        self.enforce();
+        Ok(())
+    }
+
+    /// What the studio link of a stream carries, where this `Authorization` has that and no token.
+    pub(super) fn studio_secret(
+        &self,
+        name: &StreamName,
+        authorization: Option<&str>,
+    ) -> Option<String> {
+        let opens = self.opens_studio(name, authorization);
+        bearer(authorization).filter(|_| opens).map(str::to_owned)
     }
 
     /// Makes or replaces a stream as a box has it. The box shows its studio link; here it is only checked. One that has a link from before
@@ -582,13 +594,15 @@ impl Edge {
         old_until_unix_ms: Option<i64>,
     ) -> Result<Option<String>, EdgeError> {
         let name = name.clone();
-        self.change(move |database| {
+        let key = self.change(move |database| {
             database.rotate_key_with_overlap(&name, None, old_until_unix_ms)?;
             let stream = database.known().stream(&name).cloned();
             let key = stream.and_then(|stream| stream.key(database.seal()).ok());
             Ok(key.map(|key| key.reveal()))
-        })
-        .await
+        });
+        let key = key.await?;
+        self.enforce();
+        Ok(key)
     }
 
     /// Ends the broadcasts of streams that are there no more, here or by another process's hand, and forgets them.
@@ -688,17 +702,19 @@ impl Edge {
         stream.is_some_and(|stream| stream.opens_studio(authorization))
     }
 
-    /// The studio of a stream, for the owner whose request had this `Authorization`; `None` for anybody else, for whom the database is
-    /// not asked.
-    pub async fn studio(&self, name: &StreamName, authorization: Option<&str>) -> Option<Studio> {
-        if !self.opens_studio(name, authorization) {
-            return None;
-        }
+    /// The studio of a stream, for somebody whose request had this `Authorization`, of the studio link or a token that manages the stream;
+    /// `None` for anybody else, for whom the database is not asked.
+    pub async fn studio(
+        &self,
+        name: &StreamName,
+        authorization: Option<&str>,
+        address: IpAddr,
+    ) -> Option<Studio> {
+        let opens = || self.owns(name, authorization, address);
+        opens().then_some(())?;
         let directory = self.reload().await;
+        opens().then_some(())?;
         let stream = directory.stream(name)?;
-        if !stream.opens_studio(authorization) {
-            return None;
-        }
         let key = stream
             .key(&self.0.seal)
             .inspect_err(|closed| tracing::warn!("{closed}"));
@@ -740,14 +756,21 @@ impl Edge {
     /// How many watch a stream.
     pub(super) fn viewers(&self, name: &StreamName) -> u64 {
         let now = self.now_unix_ms();
-        let beacons = (lock(&self.0.audience).get_mut(name)).map_or(0, |a| a.count(now));
-        let sessions = self.session_count(name);
-        // Where each has a session, the beacons are of the same people.
-        let viewers = match self.needs_session(&self.directory(), name) {
-            true => sessions,
-            false => beacons + sessions,
+        let beacons = match self.counts_beacons(name) {
+            true => (lock(&self.0.audience).get_mut(name)).map_or(0, |a| a.count(now)),
+            false => 0,
         };
-        viewers as u64
+        let sessions = self.session_count(name);
+        (beacons + sessions) as u64
+    }
+
+    /// Whether beacons say who watches a stream: not where each has a session, for they are of the same people and anybody can make them
+    /// up.
+    pub(super) fn counts_beacons(&self, name: &StreamName) -> bool {
+        let directory = self.directory();
+        let stream = directory.stream(name);
+        let needs_token = stream.is_some_and(|stream| stream.visibility.needs_token());
+        !needs_token && !self.needs_session(&directory, name)
     }
 
     pub(super) fn beacon(&self, stream: &StreamName, beacon: &Beacon) {

@@ -25,18 +25,18 @@ use super::{
     live::{Form, Live, SegmentSource},
     objects::{ObjectError, content_type},
     text::{Coding, Text},
-    watch::{self, Entered, Viewer},
+    watch::{self, Entered, Entry, Viewer},
 };
 use crate::{
     access::{NotMinted, TakeBack, Wanted, WantedLink},
     api::{self, LinkList, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, SessionList, StreamList, Time},
     audience::{Beacon, MAX_BEACON_BYTES},
     directory::{Directory, bearer},
-    guard::{Client, Origins},
+    guard::{Client, Origins, Shown},
     live::{Directives, Head, ObjectAnswer, Verdict},
     playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
-    streams::{self, Bearer, Create, Created, Rotate, Rotated},
+    streams::{self, Bearer, Create, Created, Rotate, Rotated, Sight},
 };
 
 /// How long a blocked request waits.
@@ -81,7 +81,7 @@ impl Site {
         let entered = edge.guard().enter(
             route.as_ref().ok(),
             client,
-            bearer(authorization(request.headers())),
+            &shown(request.uri(), request.headers()),
             edge.uptime(),
         );
         // With every site allowed nobody is asked who it is.
@@ -536,11 +536,12 @@ impl Edge {
         let answer = if route.is_internal() {
             self.internal(route, &mut parts, body).await
         } else {
-            self.public(route, client.address, &parts, body).await
+            self.public(route, client, &parts, body).await
         };
         if let Err(problem) = &answer {
+            let (shown, now) = (shown(&parts.uri, &parts.headers), self.uptime());
             self.guard()
-                .answered(route, client, problem.status, self.uptime());
+                .answered(route, client, &shown, problem.status, now);
         }
         answer
     }
@@ -548,18 +549,22 @@ impl Edge {
     async fn public(
         &self,
         route: &Route,
-        peer: IpAddr,
+        client: Client,
         parts: &Parts,
         body: Body,
     ) -> Result<Answer, Problem> {
-        let coding = Coding::negotiate(&parts.headers);
+        let (coding, peer) = (Coding::negotiate(&parts.headers), client.address);
         match route {
             Route::Page(page, _) => self.page(*page, &parts.headers),
             Route::Asset(path) => self.file(path, routes::asset_caching(path), &parts.headers),
             Route::Multivariant(stream) | Route::Dash(stream) => {
                 let given = bearer(authorization(&parts.headers));
                 let pass = Pass::of(parts.uri.query(), given)?;
-                let entry = self.entry(stream, pass, peer)?;
+                let token = pass.as_ref().and_then(Pass::token);
+                let entry = self.entry(stream, pass.clone(), peer)?;
+                if let Entry::Begins(..) = entry {
+                    self.guard().begins(client, token, self.uptime())?;
+                }
                 let live = self.playable(stream)?;
                 let (text, protocol, kind) = match route {
                     Route::Dash(_) => (live.dash(), Protocol::Dash, DASH_TYPE),
@@ -590,19 +595,26 @@ impl Edge {
             }
             Route::Stream(name) => {
                 let given = authorization(&parts.headers);
-                let stream = self.stream(name).ok_or_else(Problem::no_stream)?;
-                if stream.visibility.needs_token() {
-                    self.may_see(name, given, peer)?;
+                let directory = self.directory();
+                let stream = directory.stream(name).ok_or_else(Problem::no_stream)?;
+                if self.opens_studio(name, given) {
+                    return Answer::json(&self.told(stream, true));
                 }
-                let managed = self.manages(&name.clone().into(), given, peer).is_ok();
-                Answer::json(&self.told(&stream, managed))
+                let bearer = self.bearer(&parts.headers, peer, &directory)?;
+                match Bearer::sight(bearer.as_ref(), name, stream.visibility) {
+                    Sight::Managed => Answer::json(&self.told(stream, true)),
+                    Sight::Watched => Answer::json(&self.told(stream, false)),
+                    Sight::None => Err(Bearer::kept_from(bearer.as_ref(), name)),
+                }
             }
             Route::CreateStream => {
                 let directory = self.directory();
                 let bearer = self.bearer(&parts.headers, peer, &directory)?;
                 let bearer = bearer.ok_or_else(Problem::unauthorized)?;
                 let create: Create = read_json(body, MAX_QUESTION_BYTES).await?;
-                bearer.may_make(&create.name)?;
+                let tenants = &self.config().tenants;
+                let streams = directory.streams().map(|stream| &stream.name);
+                bearer.may_make(&create.name, tenants, streams)?;
                 let made = self.create_stream(&create.name, create.settings()?).await;
                 let made = made.map_err(managing_problem)?;
                 Ok(Answer {
@@ -647,8 +659,9 @@ impl Edge {
                 match &beacon.session {
                     // Its requests count a session.
                     Some(session) if beacon.left => self.left(stream, session, peer),
-                    Some(_) => {}
-                    None => self.beacon(stream, &beacon),
+                    // Nor does one where all who watch have a session.
+                    None if self.counts_beacons(stream) => self.beacon(stream, &beacon),
+                    _ => {}
                 }
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
@@ -664,19 +677,20 @@ impl Edge {
                 }
             }
             Route::Studio(stream) => {
-                let studio = self.studio(stream, authorization(&parts.headers)).await;
+                let given = authorization(&parts.headers);
+                let studio = self.studio(stream, given, peer).await;
                 Answer::json(&studio.ok_or_else(Problem::unauthorized)?)
             }
             Route::RotateKey(stream) => {
                 let given = authorization(&parts.headers);
-                if !self.opens_studio(stream, given) {
+                if !self.owns(stream, given, peer) {
                     return Err(Problem::unauthorized());
                 }
                 if let Err(error) = self.rotate_key(stream, given).await {
                     tracing::error!(%stream, %error, "the stream key could not be changed");
                     return Err(Problem::unavailable());
                 }
-                let studio = self.studio(stream, given).await;
+                let studio = self.studio(stream, given, peer).await;
                 Answer::json(&studio.ok_or_else(Problem::unauthorized)?)
             }
             Route::LogOut(stream) => {
@@ -707,8 +721,10 @@ impl Edge {
                 let given = authorization(&parts.headers);
                 bearer(given).ok_or_else(Problem::unauthorized)?;
                 let wanted: TakeBack = read_json(body, MAX_QUESTION_BYTES).await?;
-                self.manages(&wanted.streams, given, peer)?;
-                let revocation = self.revoke(wanted).await.map_err(watch::kept)?;
+                let manager = self.manages(&wanted.streams, given, peer)?;
+                wanted.check().map_err(Problem::body)?;
+                let revocation = self.revoke(wanted, &manager).await;
+                let revocation = revocation.map_err(watch::kept)?;
                 Answer::json(&revocation)
             }
             Route::Sessions(stream) => {
@@ -718,13 +734,17 @@ impl Edge {
                 })
             }
             Route::EndSession(stream, id) => {
-                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
-                let ended = self.revoke(watch::ended(stream, *id)).await;
+                let given = authorization(&parts.headers);
+                let manager = self.manages(&stream.clone().into(), given, peer)?;
+                let ended = self.revoke(watch::ended(stream, *id), &manager).await;
                 ended.map_err(watch::kept)?;
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
             Route::Links(stream) => {
                 self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
+                if !self.knows(stream) {
+                    return Err(Problem::no_stream());
+                }
                 if parts.method == Method::POST {
                     let wanted: WantedLink = read_json(body, MAX_QUESTION_BYTES).await?;
                     let link = self.add_link(stream, &wanted).await?;
@@ -754,7 +774,7 @@ impl Edge {
                 )),
                 true => Err(Problem::unavailable()),
             },
-            Route::Preflight => Ok(Answer::empty(StatusCode::NO_CONTENT)),
+            Route::Preflight { .. } => Ok(Answer::empty(StatusCode::NO_CONTENT)),
             _ => Err(Problem::not_found()),
         }
     }
@@ -952,6 +972,13 @@ fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }
+}
+
+fn shown<'a>(uri: &'a http::Uri, headers: &'a HeaderMap) -> Shown<'a> {
+    let site = headers
+        .get("sec-fetch-site")
+        .and_then(|site| site.to_str().ok());
+    Shown::of(uri.query(), authorization(headers), site)
 }
 
 fn authorization(headers: &HeaderMap) -> Option<&str> {

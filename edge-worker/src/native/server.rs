@@ -1,7 +1,7 @@
 //! Connections: HTTP/1.1, and HTTP/2 where TLS negotiated it.
 //!
-//! Limits: so many connections (more wait in the listener's queue) and few for one address when they run out, a time for the TLS
-//! handshake, for a request's head and between requests, for a peer that does not read, and for an HTTP/2 connection at all. HTTP/2
+//! Limits: so many connections (more wait in the listener's queue) and few for one address when they run out, or that have not asked for
+//! anything yet, a time for the TLS handshake, for a request's head and between requests, for a peer that does not read, and for an HTTP/2 connection at all. HTTP/2
 //! without TLS is off: browsers do not speak it, and scanners do.
 
 use std::{
@@ -9,7 +9,7 @@ use std::{
     io,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     task::{Context, Poll},
@@ -19,7 +19,7 @@ use std::{
 use http::HeaderValue;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use protocol::per_address::PerAddress;
+use protocol::per_address::{OfAddress, PerAddress};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream},
@@ -43,6 +43,8 @@ const STALLED: Duration = Duration::from_secs(30);
 const MAX_AGE: Duration = Duration::from_secs(600);
 /// What is under way on a connection that was asked to go gets so long: more than a blocked request waits.
 const LEAVING: Duration = Duration::from_secs(30);
+/// Connections of one address that have not asked for anything yet, their TLS handshakes included: many times what a browser opens ahead.
+const MAX_SILENT: usize = 500;
 /// What is under way at the end gets so long.
 const GRACE: Duration = Duration::from_secs(5);
 /// Blocked requests, segments and preloads of one page, with room for several tabs behind one proxy.
@@ -58,7 +60,7 @@ pub async fn serve(
 ) {
     let max = edge.config().max_connections;
     let permits = Arc::new(Semaphore::new(max));
-    let addresses = PerAddress::default();
+    let (addresses, silent) = (PerAddress::default(), PerAddress::default());
     let header_timeout = Duration::from_secs(edge.config().header_timeout_s.max(1));
     let connections = TaskTracker::new();
     let hsts = match edge.config().hsts_s {
@@ -87,9 +89,13 @@ pub async fn serve(
         let share = if scarce { max / 4 } else { max };
         // A listed proxy is many peers behind one address.
         let counted = !edge.guard().is_proxy(peer.ip());
-        let counted = counted.then(|| addresses.try_add_far(peer.ip(), share));
-        let Ok(address) = counted.transpose() else {
-            tracing::debug!(peer = %peer.ip(), "a connection was refused: few are left, and its address has a quarter of all");
+        let count = |addresses: &PerAddress, most| {
+            let counted = counted.then(|| addresses.try_add_far(peer.ip(), most));
+            counted.transpose().map(Option::flatten)
+        };
+        let (Ok(address), Ok(silent)) = (count(&addresses, share), count(&silent, MAX_SILENT))
+        else {
+            tracing::debug!(peer = %peer.ip(), "a connection was refused: its address has as many, or as many that ask for nothing, as it may");
             continue;
         };
         let site = Site {
@@ -106,6 +112,7 @@ pub async fn serve(
             let limits = Limits {
                 first_request: header_timeout,
                 age,
+                silent: Mutex::new(silent),
             };
             if let Err(error) = connection(stream, site, tls, limits, shutdown).await {
                 tracing::debug!(%error, "a connection ended badly");
@@ -122,11 +129,23 @@ pub async fn serve(
     }
 }
 
-/// How long a connection may be without a request, and how long it may live where that is bounded.
-#[derive(Debug, Clone, Copy)]
+/// How long a connection may be without a request, how long it may live where that is bounded, and what it counts in until it asks for
+/// something.
+#[derive(Debug)]
 struct Limits {
     first_request: Duration,
     age: Duration,
+    silent: Mutex<Option<OfAddress>>,
+}
+
+impl Limits {
+    /// The connection asks for something.
+    fn asked(&self) {
+        self.silent
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+    }
 }
 
 async fn connection(
@@ -140,21 +159,21 @@ async fn connection(
     stream.set_nodelay(true)?;
     let stream = Stalling::new(stream);
     let Some(tls) = tls else {
-        return http1(stream, site, limits.first_request, shutdown).await;
+        return http1(stream, site, limits, shutdown).await;
     };
     let stream = timeout(HANDSHAKE, TlsAcceptor::from(tls()).accept(stream)).await??;
     match stream.get_ref().1.alpn_protocol() {
         Some(b"h2") => http2(stream, site, limits, shutdown).await,
         // An ACME server's look at the certificate is over with the handshake.
         Some(b"acme-tls/1") => Ok(()),
-        _ => http1(stream, site, limits.first_request, shutdown).await,
+        _ => http1(stream, site, limits, shutdown).await,
     }
 }
 
 async fn http1<S>(
     stream: S,
     site: Site,
-    header_timeout: Duration,
+    limits: Limits,
     shutdown: CancellationToken,
 ) -> io::Result<()>
 where
@@ -163,10 +182,11 @@ where
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(limits.first_request)
         // A head is a kilobyte or two; the bound is what a connection may cost.
         .max_buf_size(16 * 1024);
     let service = service_fn(move |request| {
+        limits.asked();
         let answer = site.clone().answer(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -199,10 +219,15 @@ where
         // A peer that answers no ping is gone.
         .keep_alive_interval(Duration::from_secs(20))
         .keep_alive_timeout(Duration::from_secs(10));
-    let asked = Arc::new(AtomicBool::new(false));
+    let (asked, first_request, age) = (
+        Arc::new(AtomicBool::new(false)),
+        limits.first_request,
+        limits.age,
+    );
     let first = asked.clone();
     let service = service_fn(move |request| {
         first.store(true, Ordering::Relaxed);
+        limits.asked();
         let answer = site.clone().answer(request);
         async move { Ok::<_, Infallible>(answer.await) }
     });
@@ -210,9 +235,9 @@ where
     tokio::pin!(connection);
     let aged = async {
         // Pings begin behind the preface: until then nothing else ends a silent peer.
-        sleep(limits.first_request).await;
+        sleep(first_request).await;
         if asked.load(Ordering::Relaxed) {
-            sleep(limits.age).await;
+            sleep(age).await;
         }
     };
     tokio::select! {

@@ -1380,7 +1380,12 @@ mod tokens {
         let wanted = serde_json::from_value(wanted).unwrap();
         access
             .unwrap()
-            .mint_as_owner(&wanted, [1; 12], wall_unix_ms())
+            .mint_as_owner(
+                &wanted,
+                &protocol::token::Revocations::default(),
+                [1; 12],
+                wall_unix_ms(),
+            )
             .unwrap()
             .token
     }

@@ -24,7 +24,7 @@ pub(super) enum Viewer {
     /// One of those who watch without a token.
     Anybody,
     /// A session.
-    Session(Box<Session>),
+    Session(Box<Session>, IpAddr),
 }
 
 /// How somebody comes in who asks for a multivariant playlist or an MPD.
@@ -71,20 +71,26 @@ impl Edge {
                 now,
             )
             .map_err(|refusal| Problem::token(&refusal))?;
-        let viewer = Viewer::Session(Box::new(session));
-        self.still(stream, &viewer)?;
-        if let Viewer::Session(session) = &viewer {
-            self.seen(stream, session, None, address)?;
-        }
-        Ok(viewer)
+        self.may_go_on(stream, &session)?;
+        self.seen(stream, &session, None, address)?;
+        Ok(Viewer::Session(Box::new(session), address))
     }
 
     /// Whether somebody who was let in may go on: what has waited, and what goes on for long, is asked again at each part.
     pub(super) fn still(&self, stream: &StreamName, viewer: &Viewer) -> Result<(), Problem> {
-        let directory = self.directory();
-        let Viewer::Session(session) = viewer else {
-            return self.open_to_all(&directory, stream);
+        let Viewer::Session(session, address) = viewer else {
+            return self.open_to_all(&self.directory(), stream);
         };
+        self.may_go_on(stream, session)?;
+        // It may have said that it is gone while it waited, and its place may be another device's.
+        match session.max {
+            Some(_) => self.seen(stream, session, None, *address),
+            None => Ok(()),
+        }
+    }
+
+    fn may_go_on(&self, stream: &StreamName, session: &Session) -> Result<(), Problem> {
+        let directory = self.directory();
         // It began while no token was needed.
         if session.is_anonymous() {
             visible_to_all(&directory, stream)?;
@@ -165,21 +171,22 @@ impl Edge {
         if let Some(ends) = allowed.ends_unix_ms {
             session.ends_unix_ms = session.ends_unix_ms.min(ends);
         }
+        // A webhook may send somebody elsewhere, but not past a token that is needed there and that theirs is not.
+        let directory = self.directory();
+        let watched = directory
+            .stream(&allowed.stream)
+            .ok_or_else(Problem::no_stream)?;
+        let covered = claims
+            .as_ref()
+            .is_some_and(|claims| claims.stream.covers(&allowed.stream));
+        if watched.visibility.needs_token() && !covered {
+            return Err(Problem::token_needed());
+        }
         let about = About {
             subject: claims.as_ref().map(|claims| claims.sub.clone()),
             jti: claims.map(|claims| claims.jti),
             protocol,
         };
-        // A webhook may send somebody elsewhere, but not past a token that is needed there.
-        let directory = self.directory();
-        match session.is_anonymous() {
-            true => visible_to_all(&directory, &allowed.stream)?,
-            false => {
-                directory
-                    .stream(&allowed.stream)
-                    .ok_or_else(Problem::no_stream)?;
-            }
-        }
         // Of one stream it is exact: the count is looked at again where the session is noted.
         self.may_watch(&allowed.stream)
             .map_err(|full| Problem::full(full.to_string()))?;
@@ -264,18 +271,30 @@ impl Edge {
 
     // ---- who manages
 
-    /// Whether whoever has this `Authorization` manages all of these streams: by a token, or (one stream) by its studio link.
+    /// What whoever has this `Authorization` manages, where it is all of these streams: by a token, or (one stream) by its studio link.
     pub(super) fn manages(
         &self,
         streams: &StreamPattern,
         authorization: Option<&str>,
         address: IpAddr,
-    ) -> Result<(), Problem> {
+    ) -> Result<StreamPattern, Problem> {
         let studio = streams.name();
         if studio.is_some_and(|stream| self.opens_studio(&stream, authorization)) {
-            return Ok(());
+            return Ok(streams.clone());
         }
-        self.manager(streams, authorization, address).map(drop)
+        let grant = self.manager(streams, authorization, address)?;
+        Ok(grant.claims().stream.clone())
+    }
+
+    /// Whether whoever has this `Authorization` manages the stream, which is there.
+    pub(super) fn owns(
+        &self,
+        stream: &StreamName,
+        authorization: Option<&str>,
+        address: IpAddr,
+    ) -> bool {
+        let streams = stream.clone().into();
+        self.knows(stream) && self.manages(&streams, authorization, address).is_ok()
     }
 
     /// The token that lets its bearer manage all of these streams.
@@ -298,43 +317,19 @@ impl Edge {
             .map_err(|refusal| Problem::token(&refusal))
     }
 
-    /// Whether whoever has this `Authorization` may know of a stream that needs a token to watch.
-    pub(super) fn may_see(
-        &self,
-        stream: &StreamName,
-        authorization: Option<&str>,
-        address: IpAddr,
-    ) -> Result<(), Problem> {
-        let Some(token) = bearer(authorization) else {
-            return Err(Problem::token_needed());
-        };
-        if self.opens_studio(stream, authorization) {
-            return Ok(());
-        }
-        let (directory, access, now) = (self.directory(), self.access(), wall_unix_ms());
-        let check = |action| {
-            let ask = Ask {
-                action,
-                stream,
-                address,
-            };
-            access.check(token, &ask, directory.revocations(), now)
-        };
-        let seen = check(Action::Watch).or_else(|refusal| match refusal {
-            Refusal::Action(_) => check(Action::Manage),
-            refusal => Err(refusal),
-        });
-        seen.map(drop).map_err(|refusal| Problem::token(&refusal))
-    }
-
     // ---- what ends sessions early
 
-    /// Takes something back, for somebody who manages those streams.
+    /// Takes something back, for somebody who manages those streams and perhaps more.
     ///
     /// # Errors
     /// [`EdgeError`] when it cannot be kept: then it is not in force.
-    pub async fn revoke(&self, wanted: TakeBack) -> Result<Revocation, EdgeError> {
+    pub async fn revoke(
+        &self,
+        wanted: TakeBack,
+        manager: &StreamPattern,
+    ) -> Result<Revocation, EdgeError> {
         let now = wall_unix_ms();
+        let wanted = wanted.folded(manager, self.directory().revocations());
         let revocation = wanted.revocation(now);
         let kept = revocation.clone();
         self.change(move |database| database.revoke(kept, now))
@@ -351,20 +346,16 @@ impl Edge {
         stream: &StreamName,
         authorization: Option<&str>,
     ) -> Result<LoggedOut, Problem> {
+        // Not by a token: it would outlive itself in the link that it is told.
         if !self.opens_studio(stream, authorization) {
             return Err(Problem::unauthorized());
         }
         let (name, access, now) = (stream.clone(), self.access(), wall_unix_ms());
+        let brought = self.studio_secret(stream, authorization);
         let secret = self
             .change(move |database| {
-                let revoke = |jti| {
-                    let wanted = TakeBack {
-                        what: access.revoked_studio(jti),
-                        streams: name.clone().into(),
-                    };
-                    wanted.revocation(now)
-                };
-                database.log_out(&name, revoke, now)
+                let revoke = |jti| access.revoke_studio(&name, jti, now);
+                database.log_out(&name, brought.as_deref(), revoke, now)
             })
             .await
             .map_err(kept)?;
@@ -382,32 +373,30 @@ impl Edge {
             match &revocation.what {
                 Revoked::Session(id) => sessions.left(id),
                 Revoked::Token { iss, jti } => sessions.token_revoked(&Tag::token(iss, jti)),
-                Revoked::Subject { .. } | Revoked::All => {}
+                Revoked::Subject { .. } | Revoked::All | Revoked::Key(_) => {}
             }
         }
     }
 
-    /// Ends the broadcasts whose publisher's token was taken back.
+    /// Ends the broadcasts whose publisher came with something that was taken back.
     pub(super) fn enforce(&self) {
         for live in self.broadcasts() {
             self.enforce_on(&live);
         }
     }
 
-    /// Ends a broadcast whose publisher's token was taken back.
+    /// Ends a broadcast whose publisher came with something that was taken back.
     pub(super) fn enforce_on(&self, live: &Live) {
-        let directory = self.directory();
-        let Some(publisher) = live.with(|b| b.publisher().copied()) else {
+        let Some(publisher) = live.with(|b| b.publisher().cloned()) else {
             return;
         };
-        if directory
-            .revocations()
-            .refuse(&publisher, &live.stream)
-            .is_err()
+        let (directory, access, now) = (self.directory(), self.access(), wall_unix_ms());
+        let revoked = directory.revocations();
+        if let Err(refusal) = access.still_publishes(&publisher, &live.stream, revoked, now)
             && live.refusal().is_none()
         {
-            tracing::info!(stream = %live.stream, broadcast = %live.id, "the publisher's token was revoked: the broadcast ends");
-            live.refuse(&Refusal::Revoked.to_string(), self.now_unix_ms());
+            tracing::info!(stream = %live.stream, broadcast = %live.id, %refusal, "what the publisher came with holds no more: the broadcast ends");
+            live.refuse(&refusal.to_string(), self.now_unix_ms());
         }
     }
 
@@ -438,7 +427,9 @@ impl Edge {
     ) -> Result<Link, Problem> {
         let now = wall_unix_ms();
         let id = super::database::random().map_err(|_| Problem::unavailable())?;
-        let (claims, link) = match self.access().make_link(stream, wanted, id, now) {
+        let directory = self.directory();
+        let revoked = directory.revocations();
+        let (claims, link) = match (self.access()).make_link(stream, wanted, revoked, id, now) {
             Ok(made) => made,
             Err(NotMinted::Mint(error)) => return Err(Problem::mint(&error)),
             Err(NotMinted::Refused(refusal)) => return Err(Problem::token(&refusal)),
@@ -457,23 +448,16 @@ impl Edge {
     /// Forgets a watch link, and ends what it began.
     pub(super) async fn delete_link(&self, stream: &StreamName, jti: &str) -> Result<(), Problem> {
         let now = wall_unix_ms();
-        let (stream, jti) = (stream.clone(), jti.to_owned());
-        let wanted = TakeBack {
-            what: self.access().revoked_link(jti.clone()),
-            streams: stream.clone().into(),
-        };
-        let revocation = wanted.revocation(now);
-        let taken_back = revocation.clone();
+        let (stream, jti, access) = (stream.clone(), jti.to_owned(), self.access());
         let deleted = self
-            .change(move |database| database.delete_link(&stream, &jti, revocation, now))
+            .change(move |database| {
+                let revoke = |exp| access.revoke_link(&stream, jti.clone(), exp, now);
+                database.delete_link(&stream, &jti, revoke, now)
+            })
             .await;
-        match deleted.map_err(kept)? {
-            false => Err(Problem::not_found()),
-            true => {
-                self.forget_sessions(&taken_back);
-                Ok(())
-            }
-        }
+        let revocation = deleted.map_err(kept)?.ok_or_else(Problem::not_found)?;
+        self.forget_sessions(&revocation);
+        Ok(())
     }
 }
 

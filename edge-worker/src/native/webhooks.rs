@@ -9,7 +9,7 @@
 
 use std::{
     error::Error,
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -142,7 +142,7 @@ impl Webhooks {
         let (Some(one), Some(line)) = (self.hooks.all().get(index), self.lines.get(index)) else {
             return Err(Failure::Unreachable("there is no such webhook".to_owned()));
         };
-        let mut inside = Inside::enter(line.gate(ask.on), &*self.now_ms)?;
+        let mut inside = Inside::enter(line.gate(ask.on), ask.address, &*self.now_ms)?;
         let mut random = [0; 16];
         getrandom::fill(&mut random).map_err(|error| Failure::Unreachable(error.to_string()))?;
         let id = new_id(random);
@@ -178,9 +178,10 @@ struct Inside<'a> {
 impl<'a> Inside<'a> {
     fn enter(
         gate: &'a Mutex<Gate>,
+        about: Option<IpAddr>,
         now_ms: &'a (dyn Fn() -> i64 + Send + Sync),
     ) -> Result<Self, Failure> {
-        let place = lock(gate).enter(now_ms())?;
+        let place = lock(gate).enter(about, now_ms())?;
         Ok(Self {
             gate,
             now_ms,

@@ -7,7 +7,7 @@ use protocol::{link_auth, token};
 use serde::Serialize;
 
 use super::{Caching, Route, headers};
-use crate::sessions::NotOneMore;
+use crate::{limits::Full, sessions::NotOneMore};
 
 /// `Content-Type` of a problem.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
@@ -194,6 +194,16 @@ impl Problem {
         )
     }
 
+    /// 403: a page of another site sent it.
+    pub fn other_site() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "other-site",
+            "Not from another site",
+            "A page of another site made your browser send this; it is open to this server's own pages, and to programs.",
+        )
+    }
+
     /// 429: too many requests, or too many wrong keys, of one address, token or session.
     pub fn too_often(wait: Duration) -> Self {
         let mut problem = Self::new(
@@ -277,6 +287,16 @@ impl Problem {
             "too-many-links",
             "Too many links",
             format!("A stream has {most} watch links at the most: delete one that is not needed."),
+        )
+    }
+
+    /// 409: there are as many streams, or revocations, as there may be.
+    pub fn too_many(full: &Full) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            "too-many",
+            "Too many",
+            full.to_string(),
         )
     }
 

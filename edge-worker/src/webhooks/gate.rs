@@ -1,9 +1,12 @@
 //! How many questions a webhook has at one time, and whether it is asked at all: a bound and a circuit breaker.
 //!
 //! **Overflow policy**: nothing waits for a place. A question beyond the bound is answered at once as if the webhook had failed, because
-//! one that waits would wait behind a server that is slow already, and hold its publisher's or viewer's connection meanwhile.
+//! one that waits would wait behind a server that is slow already, and hold its publisher's or viewer's connection meanwhile. One address
+//! has an eighth of the places, so that it takes few of the others'.
 
-use std::collections::HashSet;
+use std::{collections::HashMap, net::IpAddr};
+
+use protocol::per_address::{is_near, subscriber};
 
 /// So many failures in a row open the circuit.
 pub const FAILURES: u32 = 5;
@@ -21,6 +24,9 @@ pub enum Shut {
     /// It has as many questions as it may have.
     #[error("it has {0} questions to answer already")]
     Full(usize),
+    /// As many of them are about this address as may be.
+    #[error("it has {0} questions about this network address to answer already")]
+    OfAddress(usize),
 }
 
 /// How a question to a webhook came out.
@@ -43,7 +49,8 @@ pub struct Place(u64);
 pub struct Gate {
     max: usize,
     next: u64,
-    inside: HashSet<u64>,
+    /// Whom each question is about.
+    inside: HashMap<u64, Option<IpAddr>>,
     /// Failures in a row.
     failures: u32,
     /// Until when it is shut, Unix milliseconds, and how long that was.
@@ -58,20 +65,26 @@ impl Gate {
         Self {
             max,
             next: 0,
-            inside: HashSet::new(),
+            inside: HashMap::new(),
             failures: 0,
             open: None,
             probe: None,
         }
     }
 
-    /// Lets a question through.
+    /// Lets a question about somebody through.
     ///
     /// # Errors
     /// [`Shut`] when the webhook is not to be asked.
-    pub fn enter(&mut self, now_ms: i64) -> Result<Place, Shut> {
+    pub fn enter(&mut self, about: Option<IpAddr>, now_ms: i64) -> Result<Place, Shut> {
         if self.inside.len() >= self.max {
             return Err(Shut::Full(self.max));
+        }
+        // A proxy or a network nearby is many peers behind one address.
+        let about = about.filter(|address| !is_near(*address)).map(subscriber);
+        let share = self.max.div_ceil(8);
+        if about.is_some() && self.inside.values().filter(|one| **one == about).count() >= share {
+            return Err(Shut::OfAddress(share));
         }
         if let Some((until, _)) = self.open
             && (now_ms < until || self.probe.is_some())
@@ -80,7 +93,7 @@ impl Gate {
         }
         let place = self.next;
         self.next += 1;
-        self.inside.insert(place);
+        self.inside.insert(place, about);
         if self.open.is_some() {
             self.probe = Some(place);
         }
@@ -122,7 +135,7 @@ mod tests {
     use super::*;
 
     fn ask(gate: &mut Gate, outcome: Outcome, now: i64) -> Result<(), Shut> {
-        let place = gate.enter(now)?;
+        let place = gate.enter(None, now)?;
         gate.leave(place, outcome, now);
         Ok(())
     }
@@ -138,13 +151,13 @@ mod tests {
         for _ in 0..FAILURES {
             ask(&mut gate, Outcome::Failed, 0).unwrap();
         }
-        assert_eq!(gate.enter(FIRST_MS - 1), Err(Shut::Open));
-        let probe = gate.enter(FIRST_MS).unwrap();
-        assert_eq!(gate.enter(FIRST_MS), Err(Shut::Open));
+        assert_eq!(gate.enter(None, FIRST_MS - 1), Err(Shut::Open));
+        let probe = gate.enter(None, FIRST_MS).unwrap();
+        assert_eq!(gate.enter(None, FIRST_MS), Err(Shut::Open));
         gate.leave(probe, Outcome::Failed, FIRST_MS);
         // Twice as long.
-        assert_eq!(gate.enter(3 * FIRST_MS - 1), Err(Shut::Open));
-        let probe = gate.enter(3 * FIRST_MS).unwrap();
+        assert_eq!(gate.enter(None, 3 * FIRST_MS - 1), Err(Shut::Open));
+        let probe = gate.enter(None, 3 * FIRST_MS).unwrap();
         // Whoever asked went away, and the next one looks.
         gate.leave(probe, Outcome::Abandoned, 3 * FIRST_MS);
         ask(&mut gate, Outcome::Answered, 3 * FIRST_MS).unwrap();
@@ -164,16 +177,16 @@ mod tests {
             now += LONGEST_MS;
             ask(&mut gate, Outcome::Failed, now).unwrap();
         }
-        assert_eq!(gate.enter(now + LONGEST_MS - 1), Err(Shut::Open));
+        assert_eq!(gate.enter(None, now + LONGEST_MS - 1), Err(Shut::Open));
         ask(&mut gate, Outcome::Answered, now + LONGEST_MS).unwrap();
     }
 
     #[test]
     fn a_question_beyond_the_bound_does_not_wait_and_is_no_failure_of_the_webhook() {
         let mut gate = Gate::new(2);
-        let (one, two) = (gate.enter(0).unwrap(), gate.enter(0).unwrap());
+        let (one, two) = (gate.enter(None, 0).unwrap(), gate.enter(None, 0).unwrap());
         for _ in 0..100 {
-            assert_eq!(gate.enter(0), Err(Shut::Full(2)));
+            assert_eq!(gate.enter(None, 0), Err(Shut::Full(2)));
         }
         gate.leave(one, Outcome::Answered, 0);
         ask(&mut gate, Outcome::Answered, 0).unwrap();
@@ -181,15 +194,35 @@ mod tests {
     }
 
     #[test]
+    fn one_address_has_an_eighth_of_the_places_and_a_network_nearby_has_all() {
+        let mut gate = Gate::new(16);
+        let far = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
+        let (one, _two) = (
+            gate.enter(far(1), 0).unwrap(),
+            gate.enter(far(1), 0).unwrap(),
+        );
+        assert_eq!(gate.enter(far(1), 0), Err(Shut::OfAddress(2)));
+        let _another = gate.enter(far(2), 0).unwrap();
+        gate.leave(one, Outcome::Answered, 0);
+        let _again = gate.enter(far(1), 0).unwrap();
+        for _ in 3..16 {
+            gate.enter(Some(IpAddr::from([10, 0, 0, 1])), 0).unwrap();
+        }
+        assert_eq!(gate.enter(far(3), 0), Err(Shut::Full(16)));
+        // A small gate has a place for everybody.
+        Gate::new(1).enter(far(1), 0).unwrap();
+    }
+
+    #[test]
     fn what_was_asked_before_it_opened_neither_closes_it_nor_makes_it_longer() {
         let mut gate = Gate::new(10);
-        let (late, later) = (gate.enter(0).unwrap(), gate.enter(0).unwrap());
+        let (late, later) = (gate.enter(None, 0).unwrap(), gate.enter(None, 0).unwrap());
         for _ in 0..FAILURES {
             ask(&mut gate, Outcome::Failed, 0).unwrap();
         }
         gate.leave(late, Outcome::Failed, 100);
         gate.leave(later, Outcome::Answered, 100);
-        assert_eq!(gate.enter(FIRST_MS - 1), Err(Shut::Open));
-        gate.enter(FIRST_MS).unwrap();
+        assert_eq!(gate.enter(None, FIRST_MS - 1), Err(Shut::Open));
+        gate.enter(None, FIRST_MS).unwrap();
     }
 }

@@ -9,7 +9,7 @@ use protocol::{
     internal::Open,
     link::{CloseReason, Opened as LinkOpened, Resume, TrackKind},
     names::{BroadcastId, StreamName},
-    token::Holder,
+    token::Credential,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -105,11 +105,11 @@ async fn broadcast(
         tracing::warn!(peer = %publisher.peer, "the encoder ended, or showed no picture for 15 s: no broadcast");
         return Ended::Over;
     };
-    let holder = watch::Sender::new(publisher.holder);
+    let credential = watch::Sender::new(publisher.credential.clone());
     let (session, events) = match begin(
         environment,
         &publisher.stream,
-        holder.subscribe(),
+        credential.subscribe(),
         &timeline,
         resume,
         &opened,
@@ -125,7 +125,7 @@ async fn broadcast(
         session,
         events,
         publisher: Some(publisher),
-        holder,
+        credential,
     };
     match running.run(environment, first, returning, shutdown).await {
         Some(publisher) => Ended::Anew(publisher, Box::new(opened)),
@@ -273,7 +273,7 @@ enum BeginError {
 fn begin(
     environment: &Environment,
     stream: &StreamName,
-    holder: watch::Receiver<Option<Holder>>,
+    credential: watch::Receiver<Option<Credential>>,
     timeline: &Timeline,
     resume: Option<Resume>,
     opened: &Opened,
@@ -305,7 +305,7 @@ fn begin(
         opened: link_opened,
         first_seq: resume.as_ref().map_or(1, |resume| resume.seq + 1),
         clock: timeline.clock(),
-        holder,
+        credential,
         limits: environment.publish.clone(),
         spool: environment.spool.clone(),
     });
@@ -401,7 +401,7 @@ struct Running {
     events: mpsc::Receiver<Event>,
     publisher: Option<Publisher>,
     /// Whose token it has, for the edge.
-    holder: watch::Sender<Option<Holder>>,
+    credential: watch::Sender<Option<Credential>>,
 }
 
 impl Running {
@@ -417,10 +417,14 @@ impl Running {
             Ok(()) => self.until_end(environment, returning, shutdown).await,
             Err(error) => failed(&error),
         };
-        // Dropping the publisher cuts its connection where that is still there.
+        let publisher = self.publisher.take();
         let (reason, publisher) = match end {
-            End::Closed(reason) => (reason, None),
-            End::Anew => (CloseReason::Lost, self.publisher.take()),
+            End::Closed(reason) => {
+                // It cuts the connection where that is still there, at once: what is left to be encoded may take a while.
+                drop(publisher);
+                (reason, None)
+            }
+            End::Anew => (CloseReason::Lost, publisher),
         };
         tracing::info!(?reason, "closing the broadcast");
         let mut pipeline = self.session.pipeline;
@@ -473,7 +477,7 @@ impl Running {
                 Some(back) = returning.recv(), if self.publisher.is_none() => {
                     tracing::info!(peer = %back.peer, "the encoder is back");
                     self.session.repair.reconnect();
-                    self.holder.send_replace(back.holder);
+                    self.credential.send_replace(back.credential.clone());
                     self.publisher = Some(back);
                     Ok(())
                 }
@@ -540,7 +544,7 @@ mod tests {
             stream: "main".parse().unwrap(),
             peer: "127.0.0.1:1".parse().unwrap(),
             protocol: Protocol::Rtmp,
-            holder: None,
+            credential: None,
             events,
             cut: CancellationToken::new(),
         };

@@ -440,7 +440,7 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
     let Admission {
         stream,
         ends_unix_ms,
-        holder,
+        credential,
         limits,
     } = admission;
     let claim = shared.live.claim(
@@ -460,7 +460,7 @@ async fn admit(request: &PublishRequest, admitting: &Admitting) -> Result<Admitt
         stream: stream.clone(),
         peer: admitting.peer,
         protocol: admitting.protocol,
-        holder,
+        credential,
         events,
         cut: claim.cut().clone(),
     };

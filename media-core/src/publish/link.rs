@@ -7,7 +7,7 @@ use std::{collections::VecDeque, future::pending, sync::Arc, time::Duration};
 use protocol::{
     link::{Numbered, ToCore, ToEdge},
     names::BroadcastId,
-    token::Holder,
+    token::Credential,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -37,7 +37,7 @@ pub struct Beat {
     /// The time.
     pub clock: Clock,
     /// Whose token the publisher has. A change is said at once.
-    pub publisher: watch::Receiver<Option<Holder>>,
+    pub publisher: watch::Receiver<Option<Credential>>,
 }
 
 /// Why the link will not be connected again.
@@ -290,7 +290,7 @@ async fn carry(
                 None => open = false,
             },
             _ = heartbeat.tick() => {
-                let publisher = *beat.publisher.borrow_and_update();
+                let publisher = beat.publisher.borrow_and_update().clone();
                 let message = ToEdge::Heartbeat { clock_unix_ms: (beat.clock)(), publisher };
                 let beat = Numbered { seq: 0, message };
                 // Dropped when the channel is full: the next one is worth more.

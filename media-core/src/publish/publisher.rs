@@ -16,7 +16,7 @@ use protocol::{
     link::{CloseReason, Opened, ToEdge},
     names::{Tag, TrackName},
     object_key::ObjectKey,
-    token::Holder,
+    token::Credential,
 };
 use tokio::{
     sync::{Notify, mpsc, watch},
@@ -57,7 +57,7 @@ pub struct Options {
     /// The clock of the broadcast's timeline.
     pub clock: Clock,
     /// Whose token the publisher has, as it changes.
-    pub holder: watch::Receiver<Option<Holder>>,
+    pub credential: watch::Receiver<Option<Credential>>,
     /// What it may take.
     pub limits: Limits,
     /// Folder of all spools, such as `{data}/spool`.
@@ -335,7 +335,7 @@ async fn drive(
         options.first_seq,
         link::Beat {
             clock: options.clock,
-            publisher: options.holder,
+            publisher: options.credential,
         },
         from_driver,
     ));

@@ -122,7 +122,7 @@ pub fn options(store: Store, edge: &Arc<FakeEdge>, spool: &Path) -> Options {
         opened: opened(0),
         first_seq: 1,
         clock: Arc::new(|| 1_800_000_000_000),
-        holder: tokio::sync::watch::Sender::new(None).subscribe(),
+        credential: tokio::sync::watch::Sender::new(None).subscribe(),
         limits: Limits::default(),
         spool: spool.to_owned(),
     }

@@ -200,9 +200,24 @@ impl StreamPattern {
         }
     }
 
+    /// Every stream that there can be.
+    pub fn all() -> Self {
+        Self("*".to_owned())
+    }
+
+    /// Whether it covers every stream that there can be.
+    pub fn is_all(&self) -> bool {
+        self.0 == "*"
+    }
+
     /// The one stream that it names; `None` where it may be several.
     pub fn name(&self) -> Option<StreamName> {
         self.0.parse().ok()
+    }
+
+    /// The name, or what the names begin with.
+    pub(super) fn beginning(&self) -> &str {
+        self.0.strip_suffix('*').unwrap_or(&self.0)
     }
 
     /// Whether it covers whatever the other one covers.

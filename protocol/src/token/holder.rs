@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Claims, Seconds};
+use crate::names::StreamName;
 
 /// 96 bits that stand for a token, a subject or a session; 16 characters of base64url in JSON and in addresses.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -37,6 +38,16 @@ impl Tag {
     /// Whom this issuer calls so.
     pub fn subject(iss: &str, sub: &str) -> Self {
         Self::digest(b"sub", iss, sub)
+    }
+
+    /// The key of this id that signs for this issuer.
+    pub fn signer(iss: &str, kid: &str) -> Self {
+        Self::digest(b"kid", iss, kid)
+    }
+
+    /// The stream key with this SHA-256, lower-case hexadecimal.
+    pub fn stream_key(sha256: &str) -> Self {
+        Self::digest(b"key", "", sha256)
     }
 
     fn digest(kind: &[u8; 3], iss: &str, text: &str) -> Self {
@@ -104,6 +115,36 @@ impl Holder {
             token: Tag::token(&claims.iss, &claims.jti),
             subject: Tag::subject(&claims.iss, &claims.sub),
             issued: claims.iat,
+        }
+    }
+}
+
+/// What a publisher was let in with, as far as it can be taken back while they publish.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Credential {
+    /// The token; a stream key is one that was issued when it was shown.
+    #[serde(flatten)]
+    pub holder: Holder,
+    /// The key that signed the token: when it is no longer trusted, nor is what it let in. `None` for a stream key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signer: Option<Tag>,
+    /// The stream that it is for, where a webhook led the publisher to another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<StreamName>,
+}
+
+impl Credential {
+    /// The stream key with this SHA-256, lower-case hexadecimal, shown at that time.
+    pub fn stream_key(sha256: &str, issued: Seconds) -> Self {
+        let key = Tag::stream_key(sha256);
+        Self {
+            holder: Holder {
+                token: key,
+                subject: key,
+                issued: Some(issued),
+            },
+            signer: None,
+            asked: None,
         }
     }
 }

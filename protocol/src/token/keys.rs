@@ -9,12 +9,12 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Action, Claims, Grant, MAX_BYTES, MAX_PUBLISH_BYTES, Refusal, ed25519};
+use super::{Action, Claims, Grant, MAX_BYTES, MAX_PUBLISH_BYTES, Refusal, Seconds, Tag, ed25519};
 
 /// How long a key's id is: so many characters of the key's thumbprint.
 const KID_CHARS: usize = 8;
 /// The longest `sub`, `jti`, `kid` and issuer, bytes.
-const MAX_TEXT_BYTES: usize = 128;
+pub const MAX_TEXT_BYTES: usize = 128;
 
 /// Why a key is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -162,6 +162,10 @@ pub struct VerifyingKey {
 }
 
 impl VerifyingKey {
+    fn tag(&self) -> Tag {
+        Tag::signer(&self.issuer, &self.kid)
+    }
+
     /// The key whose 32 bytes are `x` in base64url without padding (RFC 8037). `tenant` is what the names of its streams begin with; all
     /// streams when empty. Without a `kid` it is the beginning of the key's thumbprint. From `retires_unix_ms` on it is not used any more.
     ///
@@ -237,6 +241,12 @@ pub struct Jwks {
 pub struct KeySet(BTreeMap<String, VerifyingKey>);
 
 impl KeySet {
+    /// Whether a key is trusted at that time, Unix milliseconds.
+    pub fn trusts(&self, signer: &Tag, now_unix_ms: i64) -> bool {
+        let in_use = self.0.values().filter(|key| !key.retired(now_unix_ms));
+        in_use.into_iter().any(|key| key.tag() == *signer)
+    }
+
     /// Trusts a key.
     ///
     /// # Errors
@@ -316,11 +326,16 @@ impl KeySet {
         if !claims.stream.within(&key.tenant) {
             return Err(Refusal::Stream);
         }
-        let grant = Grant {
+        let mut grant = Grant {
             claims,
+            signer: key.tag(),
             key_retires_unix_ms: key.retires_unix_ms,
         };
         grant.timely(now_unix_ms)?;
+        // By a fast clock: what it begins must not outlast what is taken back in the seconds that come. One second is for our own, which
+        // are issued ahead of a revocation of the same second.
+        let latest = Seconds::of_unix_ms(now_unix_ms.saturating_add(1_000));
+        grant.claims.iat = grant.claims.iat.map(|issued| issued.min(latest));
         Ok(grant)
     }
 }

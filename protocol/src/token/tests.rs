@@ -606,24 +606,23 @@ fn a_revocation_takes_back_what_it_names_and_nothing_else() {
 }
 
 #[test]
-fn a_manager_is_taken_back_by_name_wherever_it_reaches_and_by_its_streams_where_it_reaches_no_further()
- {
+fn a_manager_is_taken_back_by_those_who_manage_as_much_and_by_nobody_who_manages_less() {
     let manage = |streams| claims(HERE, streams, &[Action::Manage]);
     let grant = |streams| verify(&signer(HERE, 1).mint(&manage(streams)).unwrap()).unwrap();
     let subject = Revoked::Subject {
         iss: HERE.to_owned(),
         sub: manage("*").sub,
     };
-    for (what, reach, holds, wanted, refused) in [
-        (Revoked::All, "main", "main", "main", true),
-        (Revoked::All, "main", "*", "main", false),
-        (Revoked::All, "main", "*", "*", false),
-        (Revoked::All, "*", "main", "main", true),
-        (Revoked::All, "*", "*", "other", true),
-        (subject.clone(), "main", "*", "main", true),
-        (subject.clone(), "main", "*", "*", true),
-        (subject.clone(), "main", "*", "other", false),
-        (subject, "m*", "*", "main", true),
+    for (what, reach, holds, refused) in [
+        (Revoked::All, "main", "main", true),
+        (Revoked::All, "main", "*", false),
+        (Revoked::All, "*", "main", true),
+        (Revoked::All, "*", "*", true),
+        (subject.clone(), "main", "main", true),
+        (subject.clone(), "main", "*", false),
+        (subject.clone(), "main", "m*", false),
+        (subject.clone(), "m*", "main", true),
+        (subject, "m*", "*", false),
     ] {
         let revocations = Revocations::from_iter([Revocation {
             what: what.clone(),
@@ -631,13 +630,102 @@ fn a_manager_is_taken_back_by_name_wherever_it_reaches_and_by_its_streams_where_
             at_unix_ms: NOW,
             until_unix_ms: None,
         }]);
-        let answer = revocations.refuse_manager(&grant(holds), &wanted.parse().unwrap());
-        assert_eq!(
-            answer.is_err(),
-            refused,
-            "{what:?} {reach}: {holds} {wanted}"
-        );
+        let answer = revocations.refuse_manager(&grant(holds));
+        assert_eq!(answer.is_err(), refused, "{what:?} {reach}: {holds}");
     }
+}
+
+#[test]
+fn taking_back_all_contains_what_was_taken_back_of_it_before() {
+    let token = |streams: &str, at_unix_ms, until_unix_ms| Revocation {
+        what: Revoked::Token {
+            iss: HERE.to_owned(),
+            jti: "a".to_owned(),
+        },
+        streams: streams.parse().unwrap(),
+        at_unix_ms,
+        until_unix_ms,
+    };
+    let all = |streams: &str, until_unix_ms| Revocation {
+        what: Revoked::All,
+        ..token(streams, NOW, until_unix_ms)
+    };
+    let before = || {
+        Revocations::from_iter([
+            token("acme-a", NOW, None),
+            token("acme-b", NOW + 1, None),
+            token("acme-*", NOW, Some(NOW + 10)),
+            all("acme-c", None),
+            token("other", NOW, None),
+        ])
+    };
+    for (taken_back, left) in [
+        // What was taken back later stays, and what reaches further.
+        (all("acme-*", None), 3),
+        (all("acme-a", None), 5),
+        (all("acme-*", Some(NOW + 10)), 5),
+        (all("acme-c", None), 5),
+        (all("*", None), 2),
+    ] {
+        let mut revocations = before();
+        assert_eq!(revocations.len(), 5);
+        revocations.add(taken_back.clone());
+        assert_eq!(revocations.len(), left, "{taken_back:?}");
+    }
+    assert_eq!(before().within(&"acme-*".parse().unwrap()), 4);
+    assert_eq!(before().within(&stream("acme-c").into()), 1);
+}
+
+#[test]
+fn what_is_given_out_in_the_second_of_a_revocation_is_good() {
+    let (at, streams) = (NOW + 1, "acme-*");
+    let revoke = |what| {
+        Revocations::from_iter([Revocation {
+            what,
+            streams: streams.parse().unwrap(),
+            at_unix_ms: at,
+            until_unix_ms: None,
+        }])
+    };
+    let wanted = watch("acme-a");
+    let subject = Revoked::Subject {
+        iss: HERE.to_owned(),
+        sub: wanted.sub.clone(),
+    };
+    for what in [Revoked::All, subject] {
+        let revocations = revoke(what);
+        let claims = Claims {
+            iat: Some(revocations.issue(&wanted, at + 10)),
+            ..wanted.clone()
+        };
+        let good = revocations.refuse(&Holder::of(&claims), &stream("acme-a"));
+        assert_eq!(good, Ok(()));
+        let other = revocations.issue(&watch("other"), at + 10);
+        assert_eq!(other, Seconds::of_unix_ms(at));
+    }
+}
+
+#[test]
+fn a_publisher_who_was_led_elsewhere_is_taken_back_where_they_came_from_as_well() {
+    let grant = verify(&signer(HERE, 1).mint(&watch("main")).unwrap()).unwrap();
+    let led = Credential {
+        asked: Some(stream("main")),
+        ..grant.credential()
+    };
+    let revocations = Revocations::from_iter([Revocation {
+        what: Revoked::All,
+        streams: stream("main").into(),
+        at_unix_ms: NOW,
+        until_unix_ms: None,
+    }]);
+    let refused = revocations.refuse_publisher(&led, &stream("other"));
+    assert_eq!(refused, Err(Refusal::Revoked));
+    let straight = revocations.refuse_publisher(&grant.credential(), &stream("other"));
+    assert_eq!(straight, Ok(()));
+    let crossed = serde_json::to_string(&led).unwrap();
+    assert_eq!(serde_json::from_str::<Credential>(&crossed).unwrap(), led);
+    assert!(keys().trusts(&led.signer.unwrap(), NOW));
+    assert!(!keys().trusts(&Tag::signer(HERE, "another"), NOW));
 }
 
 #[test]

@@ -649,7 +649,7 @@ async fn a_publisher_whose_token_is_revoked_loses_link_and_broadcast_at_once() {
         ..protocol::internal::Admit::default()
     };
     let admission = bench.edge.admit(&question).await.unwrap();
-    let holder = admission.holder.unwrap();
+    let credential = admission.credential.unwrap();
     let (_source, mut link) = bench.on_air(3).await;
     let beat = |publisher| Numbered {
         seq: 0,
@@ -658,7 +658,7 @@ async fn a_publisher_whose_token_is_revoked_loses_link_and_broadcast_at_once() {
             publisher,
         },
     };
-    link.to_edge.send(beat(Some(holder))).await.unwrap();
+    link.to_edge.send(beat(Some(credential))).await.unwrap();
     bench
         .wait_for("it is known", |b| {
             b.edge

@@ -1,6 +1,6 @@
 //! Streams over HTTP: two tenants, and an administrator over both.
 
-use protocol::internal::Admit;
+use protocol::{internal::Admit, token::Revocations};
 use serde_json::{Value, json};
 
 use super::*;
@@ -11,7 +11,7 @@ fn token(bench: &Bench, stream: &str, act: &str) -> String {
     let keyring = load_keyring(&bench.folder.path().join("edge")).unwrap();
     let access = Access::new(INSTALLATION, keyring, &[]).unwrap();
     let wanted = serde_json::from_value(json!({"stream": stream, "act": act})).unwrap();
-    let minted = access.mint_as_owner(&wanted, [1; 12], wall_unix_ms());
+    let minted = access.mint_as_owner(&wanted, &Revocations::default(), [1; 12], wall_unix_ms());
     minted.unwrap().token
 }
 
