@@ -292,13 +292,13 @@ test("nobody sees, ends or links what is another's", async () => {
   assert.equal(await status(viewer.playlist()), 200);
 });
 
-test("a publisher whose token is revoked loses its link and its broadcast within two seconds", async () => {
-  const key = token({ act: "publish", stream: "demo2" });
-  await newStream(edge, "demo2");
-  const ask = () => internal(edge.url, SECRET, "POST", "/internal/admit", JSON.stringify({ key, stream: null, peer: "192.0.2.1:5000" }));
-  const { holder } = await (await ask()).json();
-  const live = new Core({ edge: edge.url, secret: SECRET, stream: "demo2" });
-  live.publisher = holder;
+const asks = (key) => internal(edge.url, SECRET, "POST", "/internal/admit", JSON.stringify({ key, stream: null, peer: "192.0.2.1:5000" }));
+
+/** A broadcast whose publisher came with that key or token. */
+async function publishes(stream, key) {
+  const { credential } = await (await asks(key)).json();
+  const live = new Core({ edge: edge.url, secret: SECRET, stream });
+  live.publisher = credential;
   await live.open();
   await live.dial();
   live.opened();
@@ -306,6 +306,36 @@ test("a publisher whose token is revoked loses its link and its broadcast within
   await live.wholeSegment(0);
   live.heartbeat();
   await live.until(({ type }) => type === "ack");
+  return live;
+}
+
+test("a stream key that is replaced takes its broadcast with it within two seconds, unless it is good for a while yet", async () => {
+  const { key } = await newStream(edge, "demo3");
+  const owner = token({ act: "manage", stream: "demo3" });
+  const first = await publishes("demo3", key);
+  const began = performance.now();
+  const replaced = await call("POST", "/api/streams/demo3/keys", owner);
+  assert.equal(replaced.status, 200);
+  const { reason } = await first.until(({ type }) => type === "refused", 2000);
+  assert.match(reason, /revoked/);
+  assert.ok(performance.now() - began < 2000);
+  assert.equal((await asks(key)).status, 403);
+  const { key: second } = await replaced.json();
+  const live = await publishes("demo3", second);
+  const overlapped = await call("POST", "/api/streams/demo3/keys", owner, { overlap_s: 60 });
+  assert.equal(overlapped.status, 200);
+  live.received.length = 0;
+  live.heartbeat();
+  await live.until(({ type }) => type === "ack");
+  assert.equal(await status("/api/streams/demo3", owner), 200);
+  assert.ok(!live.received.some(({ type }) => type === "refused"));
+});
+
+test("a publisher whose token is revoked loses its link and its broadcast within two seconds", async () => {
+  const key = token({ act: "publish", stream: "demo2" });
+  await newStream(edge, "demo2");
+  const ask = () => asks(key);
+  const live = await publishes("demo2", key);
   const began = performance.now();
   const what = { token: { iss: "live", jti: JSON.parse(Buffer.from(key.split(".")[1], "base64url")).jti } };
   const taken = await call("POST", "/api/revocations", token({ act: "manage", stream: "*", sub: "administrator" }), { what, streams: "*" });

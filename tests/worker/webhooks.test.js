@@ -69,7 +69,9 @@ async function refused(stream, why) {
 test("a webhook is asked, signed, and its word counts", async () => {
   const answer = await admit("acme-live");
   assert.equal(answer.status, 200, await answer.clone().text());
-  assert.deepEqual(await answer.json(), { stream: "acme-live" });
+  const { credential, ...admission } = await answer.json();
+  assert.deepEqual(admission, { stream: "acme-live" });
+  assert.match(credential.token, /^[\w-]{16}$/);
   const { url, headers, body } = asked.pop();
   assert.equal(url, "/hook");
   const stamp = headers["x-ghost-live-timestamp"];
@@ -85,6 +87,8 @@ test("a webhook is asked, signed, and its word counts", async () => {
   behave = (response) => says(response, { decision: "allow", stream: "acme-spare", lifetime_s: 60 });
   const elsewhere = await (await admit("acme-live")).json();
   assert.equal(elsewhere.stream, "acme-spare");
+  // What is taken back of the stream that the key is for reaches it there as well.
+  assert.equal(elsewhere.credential.asked, "acme-live");
   assert.ok(Math.abs(elsewhere.ends_unix_ms - Date.now() - 60_000) < 30_000, elsewhere.ends_unix_ms);
   behave = (response) => says(response, { decision: "allow", stream: "acme-nobody" });
   await refused("acme-live", /there is no stream acme-nobody/);

@@ -59,7 +59,7 @@ describe("a box", () => {
     await newStream("other");
     const admitted = await admit(key, "keyed");
     assert.equal(admitted.status, 200);
-    assert.deepEqual(await admitted.json(), { stream: "keyed" });
+    assert.equal((await admitted.json()).stream, "keyed");
     assert.equal((await admit(key, null)).status, 200);
     for (const [wrong, stream] of [[key, "other"], [key.replace(/.$/, (c) => (c === "a" ? "b" : "a")), null], ["", null], ["nobody_aaaaaaaaaaaaaaaaaaaaaaaaaa", null]]) {
       const refused = await admit(wrong, stream);
@@ -72,7 +72,7 @@ describe("a box", () => {
     const problem = assertProblem(...(await answered(putEntry(edge, "thief", newEntry("thief", "holder")))), 403);
     assert.equal(problem.detail, "the key id of stream thief belongs to another stream");
     assert.equal((await fetch(`${edge.url}/api/streams/thief`)).status, 404);
-    assert.deepEqual(await (await admit(holder.key, null)).json(), { stream: "holder" });
+    assert.equal((await (await admit(holder.key, null)).json()).stream, "holder");
     // The same for a stream that exists already under another key; its own key it may have again.
     const other = await newStream("rightful");
     assertProblem(...(await answered(putEntry(edge, "rightful", newEntry("rightful", "holder")))), 403);

@@ -637,36 +637,100 @@ async fn nobody_sees_ends_or_links_what_is_another_s() {
     bench.end().await;
 }
 
+/// What a box asks for somebody who comes with that key.
+fn asks(key: String) -> protocol::internal::Admit {
+    protocol::internal::Admit {
+        key,
+        stream: None,
+        peer: "127.0.0.1:4000".to_owned(),
+        ..protocol::internal::Admit::default()
+    }
+}
+
+/// A broadcast is on air whose publisher came with that.
+async fn on_air_with(bench: &Bench, question: &protocol::internal::Admit) -> Link {
+    let admission = bench.edge.admit(question).await.unwrap();
+    let credential = admission.credential.unwrap();
+    let (_source, link) = bench.on_air(3).await;
+    let beat = Numbered {
+        seq: 0,
+        message: ToEdge::Heartbeat {
+            clock_unix_ms: wall_unix_ms(),
+            publisher: Some(credential.clone()),
+        },
+    };
+    link.to_edge.send(beat).await.unwrap();
+    bench
+        .wait_for("it is known", |b| {
+            let live = b.edge.live(&id()).unwrap();
+            live.with(|l| l.publisher() == Some(&credential))
+        })
+        .await;
+    link
+}
+
+/// Why the link is refused, within two seconds.
+async fn refused_over(link: &mut Link) -> String {
+    let refused = async {
+        while let Some(said) = link.from_edge.recv().await {
+            if let ToCore::Refused { reason } = said {
+                return reason;
+            }
+        }
+        panic!("the link ended without a word");
+    };
+    let refused = tokio::time::timeout(Duration::from_secs(2), refused);
+    refused.await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_key_that_is_replaced_takes_its_broadcast_with_it_unless_it_is_good_for_a_while_yet()
+ {
+    for overlap_s in [60, 0] {
+        let bench = closed().await;
+        let mut link = on_air_with(&bench, &asks(bench.entry().key.reveal())).await;
+        let keys = "/api/streams/demo/keys";
+        let overlap = json!({ "overlap_s": overlap_s });
+        let answer = bench
+            .call(Method::POST, keys, &bench.manager(), Some(overlap))
+            .await;
+        assert_eq!(answer.status(), 200);
+        let live = bench.edge.live(&id()).unwrap();
+        if overlap_s > 0 {
+            // It has been looked at with the answer; that of its own key it outlives too.
+            assert!(live.with(|l| l.ended().is_none()));
+        } else {
+            let reason = refused_over(&mut link).await;
+            assert!(reason.contains("revoked"), "{reason}");
+            assert!(live.with(|l| l.ended().is_some()));
+        }
+        bench.end().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_signing_key_that_is_out_takes_what_its_tokens_began_with_it() {
+    let bench = closed().await;
+    let (publisher, watcher) = (
+        claims("demo", Action::Publish),
+        claims("demo", Action::Watch),
+    );
+    let mut link = on_air_with(&bench, &asks(bench.sign(&publisher))).await;
+    let playlist = bench.enter(&bench.sign(&watcher)).await.unwrap();
+    assert_eq!(bench.status(&playlist).await, 200);
+    rotate_keyring(&bench.folder(), Duration::ZERO).unwrap();
+    let reason = refused_over(&mut link).await;
+    assert!(reason.contains("not known here"), "{reason}");
+    assert_eq!(bench.status(&playlist).await, 401);
+    bench.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_publisher_whose_token_is_revoked_loses_link_and_broadcast_at_once() {
     let bench = closed().await;
     let publisher = claims("demo", Action::Publish);
-    let token = bench.sign(&publisher);
-    let question = protocol::internal::Admit {
-        key: token,
-        stream: None,
-        peer: "127.0.0.1:4000".to_owned(),
-        ..protocol::internal::Admit::default()
-    };
-    let admission = bench.edge.admit(&question).await.unwrap();
-    let credential = admission.credential.unwrap();
-    let (_source, mut link) = bench.on_air(3).await;
-    let beat = |publisher| Numbered {
-        seq: 0,
-        message: ToEdge::Heartbeat {
-            clock_unix_ms: wall_unix_ms(),
-            publisher,
-        },
-    };
-    link.to_edge.send(beat(Some(credential))).await.unwrap();
-    bench
-        .wait_for("it is known", |b| {
-            b.edge
-                .live(&id())
-                .unwrap()
-                .with(|l| l.publisher().is_some())
-        })
-        .await;
+    let question = asks(bench.sign(&publisher));
+    let mut link = on_air_with(&bench, &question).await;
     let what = json!({"token": {"iss": INSTALLATION, "jti": publisher.jti}});
     let body = json!({"what": what, "streams": "demo"});
     let answer = bench
@@ -678,17 +742,7 @@ async fn a_publisher_whose_token_is_revoked_loses_link_and_broadcast_at_once() {
         )
         .await;
     assert_eq!(answer.status(), 200);
-    let refused = async {
-        while let Some(said) = link.from_edge.recv().await {
-            if let ToCore::Refused { reason } = said {
-                return reason;
-            }
-        }
-        panic!("the link ended without a word");
-    };
-    let reason = tokio::time::timeout(Duration::from_secs(2), refused)
-        .await
-        .unwrap();
+    let reason = refused_over(&mut link).await;
     assert!(reason.contains("revoked"), "{reason}");
     let live = bench.edge.live(&id()).unwrap();
     assert!(live.with(|l| l.ended().is_some()));

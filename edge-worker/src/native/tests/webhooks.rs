@@ -535,8 +535,10 @@ async fn while_a_server_hangs_the_sessions_of_others_notice_nothing() {
     // Eight wait for it, and the others are told at once: nobody queues.
     let question = publisher(&bench, "slow");
     let mut waiting = tokio::task::JoinSet::new();
-    for _ in 0..MANY {
-        let (edge, question) = (bench.edge.clone(), question.clone());
+    for n in 0..MANY {
+        let (edge, mut question) = (bench.edge.clone(), question.clone());
+        // Of one address it would have but one.
+        question.peer = format!("192.0.2.{n}");
         waiting.spawn(async move {
             let began = Instant::now();
             assert!(edge.admit(&question).await.is_err());
