@@ -24,7 +24,7 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    directory::sql::LinkRow,
+    directory::{settings::is_plain, sql::LinkRow},
     limits::{MAX_REVOCATIONS, MAX_REVOCATIONS_A_STREAM},
     streams::Bearer,
 };
@@ -555,7 +555,7 @@ impl Access {
         now_unix_ms: i64,
     ) -> Result<(Claims, Link), NotMinted> {
         let name = wanted.name.trim();
-        if name.is_empty() || name.chars().count() > MAX_LINK_NAME {
+        if name.is_empty() || name.chars().count() > MAX_LINK_NAME || !is_plain(name) {
             return Err(MintError::Text.into());
         }
         let chat = wanted.chat.then_some(Action::Chat);

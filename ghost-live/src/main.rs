@@ -14,7 +14,7 @@ mod token;
 mod up;
 mod webhooks;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use protocol::names::StreamName;
@@ -103,10 +103,13 @@ enum KeyCommand {
         #[command(flatten)]
         files: Files,
     },
-    /// Give a stream a new key, and print it. The old one no longer opens a new broadcast.
+    /// Give a stream a new key, and print it. The old one is void, and what is live with it ends.
     Rotate {
         /// The stream.
         stream: StreamName,
+        /// How long the old one goes on opening broadcasts, 30d at the most; with it, what is live stays so.
+        #[arg(long, value_name = "TIME", default_value = "0s", value_parser = token::duration)]
+        overlap: Duration,
         #[command(flatten)]
         files: Files,
     },
@@ -144,8 +147,13 @@ async fn main() -> ExitCode {
             command: KeyCommand::Show { stream, files },
         } => up::show_key(&files, &stream).await,
         Command::Key {
-            command: KeyCommand::Rotate { stream, files },
-        } => up::rotate_key(&files, &stream).await,
+            command:
+                KeyCommand::Rotate {
+                    stream,
+                    overlap,
+                    files,
+                },
+        } => up::rotate_key(&files, &stream, overlap).await,
         Command::Stream { command } => stream::run(command),
         Command::Token { command } => token::run(command),
         Command::Webhooks { command } => webhooks::run(command),

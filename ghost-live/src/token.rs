@@ -94,7 +94,7 @@ fn network(text: &str) -> Result<ipnet::IpNet, String> {
 }
 
 /// A whole number of seconds, minutes, hours or days.
-fn duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || "give a number and s, m, h or d, such as 30d".to_owned();
     let unit = text.chars().last().ok_or_else(wrong)?;
     let seconds: u64 = match unit {

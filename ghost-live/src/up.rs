@@ -13,9 +13,10 @@ use std::{
 
 use anyhow::{Context, bail};
 use edge_worker::{
-    directory::{Stream, StreamEntry, seal::Seal, settings::Change},
+    directory::{OldKey, Stream, StreamEntry, seal::Seal, settings::Change},
     guard::Proxies,
     native as web,
+    streams::MAX_OVERLAP_S,
 };
 use media_core::{
     broadcast::{Environment, Hub},
@@ -682,7 +683,16 @@ pub(crate) async fn show_key(files: &Files, stream: &StreamName) -> anyhow::Resu
 ///
 /// # Errors
 /// As [`show_key`]; and when the remote edge, where there is one, does not take it: then nothing has changed.
-pub(crate) async fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Result<()> {
+pub(crate) async fn rotate_key(
+    files: &Files,
+    stream: &StreamName,
+    overlap: Duration,
+) -> anyhow::Result<()> {
+    if overlap.as_secs() > MAX_OVERLAP_S {
+        bail!("the old key can go on for 30d at the most");
+    }
+    let overlap_ms = i64::try_from(overlap.as_millis())?;
+    let old_until = (overlap_ms > 0).then(|| unix_ms().saturating_add(overlap_ms));
     let config = Config::load(files)?;
     let mut database = directory(&config, stream)?;
     let before = kept(&database, stream)?;
@@ -702,11 +712,15 @@ pub(crate) async fn rotate_key(files: &Files, stream: &StreamName) -> anyhow::Re
         if let Ok(secret) = &opened {
             secret.as_str().clone_into(&mut entry.studio_secret);
         }
+        entry.old_key = old_until.map(|until_unix_ms| OldKey {
+            sha256: before.key_sha256.clone(),
+            until_unix_ms,
+        });
         streams::put(&remote_edge(&config)?, &mut entry).await?;
         database.put(&entry, true)?;
         opened.is_err()
     } else {
-        database.rotate_key(stream, None)?
+        database.rotate_key_with_overlap(stream, None, old_until)?
     };
     if new_studio_link {
         tracing::warn!(

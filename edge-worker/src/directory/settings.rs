@@ -101,14 +101,19 @@ impl Title {
     }
 }
 
+/// Whether a text is shown as it is written: no control characters, and none that turn the direction of what comes after it (Unicode
+/// Standard Annex 9).
+pub fn is_plain(text: &str) -> bool {
+    let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    !text.chars().any(|c| c.is_control() || turns(c))
+}
+
 impl FromStr for Title {
     type Err = SettingsError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let length = text.chars().count();
-        let ok = (1..=MAX_TITLE_CHARS).contains(&length)
-            && text.trim() == text
-            && !text.chars().any(char::is_control);
+        let ok = (1..=MAX_TITLE_CHARS).contains(&length) && text.trim() == text && is_plain(text);
         match ok {
             true => Ok(Self(text.to_owned())),
             false => Err(SettingsError::Title),

@@ -747,6 +747,7 @@ fn read_secret(path: &Path) -> Result<Option<Zeroizing<String>>, DatabaseError> 
             path: path.to_owned(),
         });
     }
+    files::close(path)?;
     Ok(Some(secret))
 }
 

@@ -101,7 +101,7 @@ function open(name: string, given: string): void {
   rotate.addEventListener('click', () =>
     ask({
       title: 'Make a new stream key?',
-      body: [h('p', {}, 'The old key stops working at once. Put the new one into your encoder before you go live again.')],
+      body: [h('p', {}, 'The old key stops working at once, and a broadcast that came with it ends. Put the new one into your encoder before you go live again.')],
       cancel: 'Keep it',
       confirm: 'Make a new key',
       run: async () => show(await api.rotateKey(name, secret)),
