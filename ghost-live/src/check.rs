@@ -51,6 +51,7 @@ pub(crate) async fn check(files: &Files) -> ExitCode {
     findings.extend(webhooks(&config));
     findings.extend(secrets(&config));
     findings.extend(addresses(&config));
+    findings.extend(tenants(&config));
     let probed = tokio::task::spawn_blocking(transcode::probe)
         .await
         .unwrap_or_default();
@@ -254,6 +255,27 @@ fn secrets(config: &Config) -> Vec<Finding> {
         )));
     }
     findings
+}
+
+/// Beginnings of names that cover more than is meant.
+fn tenants(config: &Config) -> Vec<Finding> {
+    let issuers = config.access.issuers.iter();
+    let issuers = issuers.map(|one| (format!("access.issuers: {}", one.issuer), &one.tenant));
+    let tenants = config.tenants.0.iter();
+    // "" is all of them together, which is meant there.
+    let tenants = tenants.filter(|one| !one.prefix.is_empty());
+    let tenants = tenants.map(|one| (format!("tenants: {:?}", one.prefix), &one.prefix));
+    let findings = issuers.chain(tenants).filter_map(|(who, prefix)| {
+        let risk = if prefix.is_empty() {
+            "signs for every stream of this server, to manage them as well: name the beginning of its streams' names".to_owned()
+        } else if !prefix.ends_with(['-', '_']) {
+            format!("{prefix:?} is also how other names begin, such as {prefix}2: end it with '-' or '_'")
+        } else {
+            return None;
+        };
+        Some(Finding::Risky(format!("{who} {risk}")))
+    });
+    findings.collect()
 }
 
 /// Lists of addresses that cannot be meant.

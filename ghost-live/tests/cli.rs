@@ -591,6 +591,22 @@ fn check_warns_of_weak_secrets_and_of_files_that_others_can_read() {
 }
 
 #[test]
+fn check_warns_of_beginnings_of_names_that_cover_more_than_is_meant() {
+    let issuer = |tenant: &str| {
+        let key = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let text = format!(
+            "[[access.issuers]]\nissuer = \"team\"\npublic_key = {key:?}\ntenant = {tenant:?}\n[[tenants]]\nprefix = \"\"\n"
+        );
+        Place::new(&text).run(&["check"]).1
+    };
+    assert!(!issuer("acme-").contains("risky"));
+    let said = issuer("acme");
+    assert!(said.contains("risky") && said.contains("acme2"), "{said}");
+    let said = issuer("");
+    assert!(said.contains("every stream of this server"), "{said}");
+}
+
+#[test]
 fn token_keys_that_were_copied_here_are_taken_from_everybody_else() {
     let place = Place::new("");
     let (status, said) = place.run(&["token", "keys"]);

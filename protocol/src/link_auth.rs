@@ -7,6 +7,7 @@
 use data_encoding::HEXLOWER;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 /// Request header that carries the box's proof, with the scheme [`SCHEME`].
 pub const REQUEST_HEADER: &str = "authorization";
@@ -31,9 +32,9 @@ pub enum AuthError {
     Wrong,
 }
 
-/// The secret that box and edge share: 32 bytes or more of randomness.
+/// The secret that box and edge share: 32 bytes or more of randomness. Wiped when it is dropped, and never printed.
 #[derive(Clone)]
-pub struct LinkSecret(Vec<u8>);
+pub struct LinkSecret(Zeroizing<Vec<u8>>);
 
 impl std::fmt::Debug for LinkSecret {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -44,7 +45,7 @@ impl std::fmt::Debug for LinkSecret {
 impl LinkSecret {
     /// The secret as the configuration has it.
     pub fn new(secret: impl Into<Vec<u8>>) -> Self {
-        Self(secret.into())
+        Self(Zeroizing::new(secret.into()))
     }
 
     fn mac(&self, fields: &[&str]) -> Hmac<Sha256> {

@@ -1,5 +1,6 @@
 // A stream that needs a token: its owner makes a watch link in the studio, a browser plays by it, and stops when it is taken back.
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { mkdir } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -97,6 +98,29 @@ describe('a watch link', () => {
     for (const path of ['/api/studio/main', '/api/streams/main/links']) assert.equal((await api(path, { secret: old })).status, 401);
     await watcher(owner).playing();
     for (const open of [page, other, owner, elsewhere]) await open.context().close();
+  });
+
+  test('is played by a player without scripts, which has the token once, and is out when it is revoked', async () => {
+    const link = await makeLink({ name: 'A television', for_s: 3600, max: 1 });
+    await until('the stream is live', async () => (await (await api('/api/streams/main')).json()).live, 40);
+    const player = spawn('ffmpeg', ['-hide_banner', '-loglevel', 'info', '-nostats', '-i', `${server.url}/live/main/index.m3u8?token=${link.token}`, '-map', '0:v:0', '-f', 'framecrc', '-'], { stdio: ['ignore', 'pipe', 'pipe'] });
+    let said = '';
+    let frames = 0;
+    player.stderr.on('data', (text) => { said += text; });
+    player.stdout.on('data', (text) => { frames += String(text).split('\n').filter((line) => /^0,/.test(line)).length; });
+    const ended = new Promise((resolve) => player.on('exit', resolve));
+    try {
+      await until('it plays', () => frames > 60, 30).catch((error) => { throw new Error(`${error.message}: ${said}`); });
+      const ours = (await sessions()).filter(({ jti }) => jti === link.jti);
+      assert.deepEqual(ours.map(({ subject, protocol }) => [subject, protocol]), [['A television', 'hls']]);
+      assert.equal((await api(`/api/streams/main/links/${link.jti}`, { method: 'DELETE' })).status, 204);
+      await until('it hears that it is out', () => /403/.test(said), 15).catch((error) => { throw new Error(`${error.message}: ${said}`); });
+      assert.equal((await sessions()).filter(({ jti }) => jti === link.jti).length, 0);
+      assert.ok(!server.output().includes(link.token.split('.')[1]), 'a token is in the log');
+    } finally {
+      player.kill('SIGKILL');
+      await ended;
+    }
   });
 
   for (const [protocol, query] of [['ll-hls', ''], ['dash', '?protocol=dash']]) {

@@ -348,7 +348,7 @@ pub(super) async fn enter(
                 Ok(viewer) => goes_on = Some((session, viewer)),
             }
         }
-        Some(Pass::Token(token)) => match begin(env, name, &token, address, request).await? {
+        Some(Pass::Token(token)) => match begin(env, name, &token, address).await? {
             Ok((grant, session)) => begins = Some((session, Some(grant.claims().clone()))),
             Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
         },
@@ -469,7 +469,6 @@ async fn begin(
     stream: &StreamName,
     token: &str,
     address: IpAddr,
-    request: &Request,
 ) -> Result<std::result::Result<(Grant, Session), Refusal>> {
     let Some(access) = access(env)? else {
         return Ok(Err(Refusal::Key));
@@ -483,7 +482,7 @@ async fn begin(
     let begun = access.begin(token, &ask, &revoked(), id, now);
     if let Err(Refusal::Malformed) = begun {
         // No token: it may be what the studio link carries.
-        let studio = directory::studio_stream(stream, request, env).await?;
+        let studio = directory::find_stream(env, sql::stream(stream)).await?;
         if let Some(jti) = studio.and_then(|studio| studio.studio_token(token)) {
             return Ok(access.begin_in_studio(jti, &ask, &revoked(), id, now));
         }

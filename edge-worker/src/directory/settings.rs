@@ -36,11 +36,6 @@ impl Visibility {
         }
     }
 
-    /// Whether the stream is in the list that anybody sees.
-    pub fn is_listed(self) -> bool {
-        self == Self::Public
-    }
-
     /// Whether nobody watches, or is told of what is live, without a token.
     pub fn needs_token(self) -> bool {
         self == Self::Token

@@ -1386,6 +1386,6 @@ mod tests {
         drop(database);
         let database = Database::open(folder.path()).unwrap();
         let visibility = |stream: &str| database.known().stream(&name(stream)).unwrap().visibility;
-        assert!(visibility("live").needs_token() && visibility("other").is_listed());
+        assert!(visibility("live").needs_token() && !visibility("other").needs_token());
     }
 }
