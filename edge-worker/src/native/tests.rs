@@ -30,6 +30,7 @@ use crate::{
 };
 
 mod guards;
+mod matrix;
 mod webhooks;
 
 const SECRET: &str = "a link secret of more than 32 characters";
@@ -1551,7 +1552,7 @@ mod tokens {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn a_key_that_was_rotated_beside_the_running_edge_is_in_force_within_a_second() {
+    async fn a_key_that_was_rotated_beside_the_running_edge_is_in_force_within_two_seconds() {
         let bench = Bench::start().await;
         let before = owners(&bench, json!({"stream": "demo", "act": "publish"}));
         rotate_keyring(&folder(&bench), Duration::ZERO).unwrap();
@@ -1559,7 +1560,7 @@ mod tokens {
         let began = Instant::now();
         while publishes(&bench, &after).await.is_err() {
             assert!(
-                began.elapsed() < Duration::from_secs(10),
+                began.elapsed() < Duration::from_secs(2),
                 "it is not taken up"
             );
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -12,10 +12,10 @@ use crate::{
     native::{load_keyring, rotate_keyring},
 };
 
-const TEAM: &str = "https://team.example";
+pub(super) const TEAM: &str = "https://team.example";
 
 /// A running edge whose stream `demo` needs a token, with a team's backend that signs for the streams `team-…`.
-async fn closed() -> Bench {
+pub(super) async fn closed() -> Bench {
     let folder = tempfile::tempdir().unwrap();
     let trust = |config: &mut Config| {
         config.access.issuers = vec![Issuer {
@@ -39,7 +39,7 @@ async fn closed() -> Bench {
     bench
 }
 
-fn signer(issuer: &str, seed: u8) -> SigningKey {
+pub(super) fn signer(issuer: &str, seed: u8) -> SigningKey {
     SigningKey::from_seed(issuer, &[seed; 32]).unwrap()
 }
 
@@ -48,15 +48,15 @@ fn public(seed: u8) -> String {
     access.jwks(0).keys[0].x.clone()
 }
 
-fn now_s() -> i64 {
+pub(super) fn now_s() -> i64 {
     wall_unix_ms() / 1_000
 }
 
-fn at(unix_s: i64) -> Seconds {
+pub(super) fn at(unix_s: i64) -> Seconds {
     Seconds::of_unix_ms(unix_s * 1_000)
 }
 
-fn claims(stream: &str, action: Action) -> Claims {
+pub(super) fn claims(stream: &str, action: Action) -> Claims {
     let mut random = [0; 12];
     getrandom::fill(&mut random).unwrap();
     Claims {
@@ -76,12 +76,12 @@ fn claims(stream: &str, action: Action) -> Claims {
 }
 
 impl Bench {
-    fn folder(&self) -> std::path::PathBuf {
+    pub(super) fn folder(&self) -> std::path::PathBuf {
         self.folder.path().join("edge")
     }
 
     /// Signs with this installation's own key.
-    fn sign(&self, claims: &Claims) -> String {
+    pub(super) fn sign(&self, claims: &Claims) -> String {
         let kept: Value =
             serde_json::from_str(&load_keyring(&self.folder()).unwrap().to_json()).unwrap();
         let seed = kept["keys"][0]["seed"].as_str().unwrap();
@@ -92,15 +92,15 @@ impl Bench {
         key.mint(claims).unwrap()
     }
 
-    fn viewer(&self) -> String {
+    pub(super) fn viewer(&self) -> String {
         self.sign(&claims("demo", Action::Watch))
     }
 
-    fn manager(&self) -> String {
+    pub(super) fn manager(&self) -> String {
         self.sign(&claims("demo", Action::Manage))
     }
 
-    async fn call(
+    pub(super) async fn call(
         &self,
         method: Method,
         path: &str,
@@ -118,7 +118,7 @@ impl Bench {
     }
 
     /// The first address of a media playlist that the token leads to, or why it does not.
-    async fn enter(&self, token: &str) -> Result<String, (u16, String)> {
+    pub(super) async fn enter(&self, token: &str) -> Result<String, (u16, String)> {
         let response = self
             .get(&format!("/live/demo/index.m3u8?token={token}"))
             .await;
@@ -133,7 +133,7 @@ impl Bench {
         Ok(format!("/live/demo/{line}"))
     }
 
-    async fn status(&self, path: &str) -> u16 {
+    pub(super) async fn status(&self, path: &str) -> u16 {
         self.get(path).await.status().as_u16()
     }
 }
@@ -303,7 +303,7 @@ async fn nobody_else_gets_a_session_on_either_protocol() {
     let answer = bench.get(&theirs).await;
     assert_eq!(answer.status(), 404, "let in, and nothing is live");
 
-    // Sessions: none, forged, of another stream, of another address.
+    // Sessions: none, forged, of another stream. Those of another address are in `matrix`.
     let playlist = bench.enter(&good).await.unwrap();
     let session = playlist.split('/').nth(4).unwrap().to_owned();
     assert_eq!(bench.status(&playlist).await, 200);
