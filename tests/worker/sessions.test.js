@@ -2,10 +2,10 @@
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
 import { after, before, test } from "node:test";
-import { Core, internal } from "./core.js";
+import { internal } from "./core.js";
 import { newState, startEdge } from "./edge.js";
 import { encode, keyOf, signed } from "./tokens.js";
-import { answered, assertProblem, newStream, SECRET, until } from "./viewer.js";
+import { answered, assertProblem, closedStream, enterStream, newStream, publishing, SECRET, until } from "./viewer.js";
 
 const [owner, retiring, retired, team, stranger] = Array.from({ length: 5 }, () => keyOf(randomBytes(32)));
 const now = Math.floor(Date.now() / 1000);
@@ -19,23 +19,7 @@ let state;
 let edge;
 let core;
 
-/** A broadcast of a stream that needs a token, with three segments. */
-async function closed(name) {
-  const entry = await newStream(edge, name);
-  const settings = await internal(edge.url, SECRET, "PUT", `/internal/streams/${name}/settings`, JSON.stringify({ visibility: "token" }));
-  assert.equal(settings.status, 204, await settings.text());
-  const core = new Core({ edge: edge.url, secret: SECRET, stream: name });
-  await core.open();
-  await core.dial();
-  core.opened();
-  await core.track("v-720p30");
-  await core.track("a-aac-128k");
-  for (const msn of [0, 1, 2]) await core.wholeSegment(msn);
-  core.entry = entry;
-  const viewer = token({ stream: name });
-  await until("it can be watched", async () => (await fetch(`${edge.url}/live/${name}/index.m3u8?token=${viewer}`)).status === 200);
-  return core;
-}
+const closed = (name) => closedStream(edge, name, token({ stream: name }));
 
 const get = (path, bearer) => fetch(edge.url + path, { headers: bearer === undefined ? {} : { authorization: `Bearer ${bearer}` } });
 const call = (method, path, bearer, body) => fetch(edge.url + path, {
@@ -49,16 +33,7 @@ const status = async (path, bearer) => {
   return response.status;
 };
 
-/** Enters with a token: the session, and where it plays. */
-async function enter(viewer, stream = "demo") {
-  const [response, text] = await answered(get(`/live/${stream}/index.m3u8?token=${viewer}`));
-  assert.equal(response.status, 200, text);
-  assert.equal(response.headers.get("cache-control"), "no-store");
-  assert.equal(response.headers.get("x-ghost-live-revoked"), null);
-  const [broadcast, session] = text.split("\n").find((line) => line !== "" && !line.startsWith("#")).split("/");
-  const at = `/live/${stream}/${broadcast}/${session}`;
-  return { session, at, playlist: (query = "", track = "v-720p30") => `${at}/${track}/index.m3u8${query}`, segment: (msn) => `${at}/v-720p30/${msn}.m4s` };
-}
+const enter = (viewer, stream = "demo") => enterStream(edge, stream, viewer);
 
 before(async () => {
   state = await newState();
@@ -294,20 +269,7 @@ test("nobody sees, ends or links what is another's", async () => {
 
 const asks = (key) => internal(edge.url, SECRET, "POST", "/internal/admit", JSON.stringify({ key, stream: null, peer: "192.0.2.1:5000" }));
 
-/** A broadcast whose publisher came with that key or token. */
-async function publishes(stream, key) {
-  const { credential } = await (await asks(key)).json();
-  const live = new Core({ edge: edge.url, secret: SECRET, stream });
-  live.publisher = credential;
-  await live.open();
-  await live.dial();
-  live.opened();
-  await live.track("v-720p30");
-  await live.wholeSegment(0);
-  live.heartbeat();
-  await live.until(({ type }) => type === "ack");
-  return live;
-}
+const publishes = (stream, key) => publishing(edge, stream, key);
 
 test("a stream key that is replaced takes its broadcast with it within two seconds, unless it is good for a while yet", async () => {
   const { key } = await newStream(edge, "demo3");

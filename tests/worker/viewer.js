@@ -35,6 +35,51 @@ export async function live(edge, stream, options = {}) {
   return core;
 }
 
+/** A broadcast with three complete segments of a new stream that needs a token; `viewer` is one for it. */
+export async function closedStream(edge, name, viewer) {
+  const entry = await newStream(edge, name);
+  const settings = await internal(edge.url, SECRET, "PUT", `/internal/streams/${name}/settings`, JSON.stringify({ visibility: "token" }));
+  assert.equal(settings.status, 204, await settings.text());
+  const core = new Core({ edge: edge.url, secret: SECRET, stream: name });
+  await core.open();
+  await core.dial();
+  core.opened();
+  await core.track("v-720p30");
+  await core.track("a-aac-128k");
+  for (const msn of [0, 1, 2]) await core.wholeSegment(msn);
+  core.entry = entry;
+  await until("it can be watched", async () => (await fetch(`${edge.url}/live/${name}/index.m3u8?token=${viewer}`)).status === 200);
+  return core;
+}
+
+/** A broadcast whose publisher came with that key or token, and says so. */
+export async function publishing(edge, stream, key) {
+  const admitted = await internal(edge.url, SECRET, "POST", "/internal/admit", JSON.stringify({ key, stream: null, peer: "192.0.2.1:5000" }));
+  const { credential } = await admitted.json();
+  const core = new Core({ edge: edge.url, secret: SECRET, stream });
+  core.publisher = credential;
+  await core.open();
+  await core.dial();
+  core.opened();
+  await core.track("v-720p30");
+  await core.wholeSegment(0);
+  core.heartbeat();
+  await core.until(({ type }) => type === "ack");
+  return core;
+}
+
+/** Begins a session: what it is called, and where it plays. */
+export async function enterStream(edge, stream, viewer, headers = {}) {
+  const token = viewer === undefined ? "" : `?token=${viewer}`;
+  const [response, text] = await answered(fetch(`${edge.url}/live/${stream}/index.m3u8${token}`, { headers }));
+  assert.equal(response.status, 200, text);
+  assert.equal(response.headers.get("cache-control"), "no-store");
+  assert.equal(response.headers.get("x-ghost-live-revoked"), null);
+  const [broadcast, session] = text.split("\n").find((line) => line !== "" && !line.startsWith("#")).split("/");
+  const at = `/live/${stream}/${broadcast}/${session}`;
+  return { session, at, playlist: (query = "", track = "v-720p30") => `${at}/${track}/index.m3u8${query}`, segment: (msn) => `${at}/v-720p30/${msn}.m4s` };
+}
+
 /** Asks until `check` gives something truthy of what it gave. */
 export async function until(what, check, timeoutMs = 5000) {
   const deadline = Date.now() + timeoutMs;
