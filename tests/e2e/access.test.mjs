@@ -71,4 +71,48 @@ describe('a publisher with a token', () => {
     assert.ok(!server.output().includes(good.split('.')[1]), 'a token is in the log');
     assert.equal((await server.json('/.well-known/jwks.json')).keys.length, 1);
   });
+
+  // What the product promises: a running publisher is out so soon after what ends it.
+  const BOUND_MS = 2000;
+  /** Publishes with the token to stream `main`, does `act` once it is live, and gives when encoder and broadcast were both over. */
+  const untilOver = async (token, act) => {
+    const encoder = publishClock(address(token), { fps: 15 });
+    try {
+      await until('main is live', () => live('main'), 30);
+      await act();
+      const over = [() => encoder.encoder.exitCode !== null, async () => !(await live('main'))];
+      return Math.max(...await Promise.all(over.map(async (check) => {
+        await until('encoder and broadcast are over', check, 40);
+        return Date.now();
+      })));
+    } finally {
+      await encoder.kill();
+    }
+  };
+
+  test('is cut off within two seconds when its token is revoked, and does not come back', async () => {
+    const manager = await cli('mint', '--stream', 'main', '--act', 'manage');
+    const token = await cli('mint', '--stream', 'main', '--act', 'publish');
+    const { iss, jti } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url'));
+    let began;
+    const ended = await untilOver(token, async () => {
+      began = Date.now();
+      const response = await fetch(`${server.url}/api/revocations`, {
+        method: 'POST',
+        headers: { authorization: `Bearer ${manager}` },
+        body: JSON.stringify({ what: { token: { iss, jti } }, streams: 'main' }),
+      });
+      assert.equal(response.status, 200, await response.text());
+    });
+    assert.ok(ended - began < BOUND_MS, `${ended - began} ms`);
+    await refused(token, /the token has been revoked/);
+  });
+
+  test('is cut off within two seconds when sess_exp passes', async () => {
+    const token = await cli('mint', '--stream', 'main', '--act', 'publish', '--session', '15s');
+    const { sess_exp } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url'));
+    const late = await untilOver(token, async () => assert.ok(Date.now() < sess_exp * 1000, 'it was live before')) - sess_exp * 1000;
+    assert.ok(late >= 0 && late < BOUND_MS, `${late} ms after sess_exp`);
+    await refused(token, /the token has expired/);
+  });
 });
