@@ -29,6 +29,31 @@ async fn a_wrong_key_is_denied_before_any_media() {
 }
 
 #[tokio::test]
+async fn no_key_is_denied_before_any_media_and_the_edge_is_not_asked() {
+    let mut server = Fixture::start().await;
+    for name in ["", "demo?key=", "?key="] {
+        let mut client = Client::request(server.rtmp, name).await;
+        client.video_config().await;
+        let (code, description) = client.status_and_description().await;
+        assert_eq!(code, "NetStream.Publish.Denied", "{name:?}");
+        assert!(
+            description.starts_with("There is no stream key"),
+            "{name:?}: {description}"
+        );
+        client.closed().await;
+    }
+    assert!(server.edge.asked.lock().unwrap().is_empty());
+    // A stream's name alone is taken for a key, which is wrong.
+    let mut client = Client::request(server.rtmp, "demo").await;
+    let (code, description) = client.status_and_description().await;
+    assert_eq!(code, "NetStream.Publish.Denied");
+    assert_eq!(description, "The stream key is wrong.");
+    client.closed().await;
+    assert_eq!(server.edge.asked.lock().unwrap().len(), 1);
+    assert!(server.publishers.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_name_that_is_no_stream_and_a_taken_stream_are_bad_names() {
     let mut server = Fixture::start().await;
     let mut client = Client::request(server.rtmp, &format!("No Stream?key={KEY}")).await;
