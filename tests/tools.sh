@@ -16,14 +16,15 @@ cargo_tool() {
   rm -rf "$tools/build"
 }
 
-# python_tools REQUIREMENT...: packages from PyPI in a venv of the tests.
+# python_tools FOLDER REQUIREMENT...: packages from PyPI in a venv of the tests, $tools/FOLDER.
 python_tools() {
-  [ "$(cat "$tools/venv/requirements" 2>/dev/null)" = "$*" ] && return
+  local venv=$tools/$1 wanted=${*:2}
+  [ "$(cat "$venv/requirements" 2>/dev/null)" = "$wanted" ] && return
   packages "to install the tests' Python tools" python3-venv
-  say "Installing $* into $tools/venv"
-  python3 -m venv --clear "$tools/venv"
-  "$tools/venv/bin/pip" install --quiet --disable-pip-version-check "$@"
-  printf '%s' "$*" >"$tools/venv/requirements"
+  say "Installing $wanted into $venv"
+  python3 -m venv --clear "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check "${@:2}"
+  printf '%s' "$wanted" >"$venv/requirements"
 }
 
 # unpacked FOLDER PACKAGE...: the files of Debian packages in $tools/FOLDER. What would start a service where it is installed is not
@@ -66,7 +67,9 @@ cargo_tool cargo-deny cargo-deny 0.20.2
 # A real S3 server over a folder, with conditional requests and ranges; it has neither CORS nor lifecycle rules.
 cargo_tool s3s-fs s3s-fs 0.14.1 --features binary
 # A mock of S3 that has those two, for `bucket init`.
-python_tools 'moto[server]==5.2.5'
+python_tools venv 'moto[server]==5.2.5'
+# Holds the HTTP surface to its description, in a venv of its own: neither chooses the other's versions.
+python_tools schemathesis 'schemathesis==4.32.5' 'hypothesis==6.170.15' 'jsonschema_rs==0.60.3' 'openapi-spec-validator==0.9.0'
 
 exec {tools_lock}>&-
 export GHOST_LIVE_TOOLS=$tools

@@ -17,14 +17,17 @@ use protocol::{
     session::{MAX_SESSION_MS, Session, SessionKey},
     token::{
         Action, Actions, Ask, Audience, Claims, Credential, Grant, Jwks, KeyError, KeySet,
-        MAX_TEXT_BYTES, MintError, Refusal, Revocation, Revocations, Revoked, Seconds,
+        MAX_TEXT_CHARS, MintError, Refusal, Revocation, Revocations, Revoked, Seconds,
         StreamPattern, Tag, VerifyingKey,
     },
 };
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    directory::{settings::is_plain, sql::LinkRow},
+    directory::{
+        settings::{LINE, is_line},
+        sql::LinkRow,
+    },
     limits::{MAX_REVOCATIONS, MAX_REVOCATIONS_A_STREAM},
     streams::Bearer,
 };
@@ -53,7 +56,7 @@ pub struct Issuer {
 }
 
 /// What a token is wanted for: the body of `POST /api/tokens`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Wanted {
     /// Which streams.
@@ -62,6 +65,7 @@ pub struct Wanted {
     pub act: Actions,
     /// Whom it is for; whoever asks, when left out.
     #[serde(default)]
+    #[schemars(length(min = 1, max = MAX_TEXT_CHARS))]
     pub sub: Option<String>,
     /// How long new sessions may begin, seconds: a day when left out, and never longer than the token of whoever asks.
     #[serde(default)]
@@ -71,6 +75,7 @@ pub struct Wanted {
     pub session_s: Option<u64>,
     /// Where it may be used from (CIDR); anywhere, when empty.
     #[serde(default)]
+    #[schemars(schema_with = "protocol::schema::networks")]
     pub ip: Vec<ipnet::IpNet>,
     /// On how many devices at a time; on any number, when left out.
     #[serde(default)]
@@ -78,7 +83,7 @@ pub struct Wanted {
 }
 
 /// A new token: the answer to `POST /api/tokens`. Its `Debug` hides it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Minted {
     /// The token.
     pub token: String,
@@ -98,7 +103,7 @@ impl fmt::Debug for Minted {
 }
 
 /// What is to be taken back: the body of `POST /api/revocations`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TakeBack {
     /// What.
@@ -134,11 +139,11 @@ impl TakeBack {
             Revoked::Subject { iss, sub } => [iss, sub],
             Revoked::All | Revoked::Session(_) | Revoked::Key(_) => return Ok(()),
         };
-        let fits = |text: &&String| (1..=MAX_TEXT_BYTES).contains(&text.len());
+        let fits = |text: &&String| (1..=MAX_TEXT_CHARS).contains(&text.chars().count());
         match texts.iter().all(fits) {
             true => Ok(()),
             false => Err(format!(
-                "a token's issuer, id and subject have 1 to {MAX_TEXT_BYTES} bytes each"
+                "a token's issuer, id and subject have 1 to {MAX_TEXT_CHARS} characters each"
             )),
         }
     }
@@ -188,10 +193,11 @@ impl TakeBack {
 }
 
 /// A watch link that is wanted: the body of `POST /api/streams/{stream}/links`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WantedLink {
-    /// What the owner calls it: 1 to 80 characters. It is the `sub` of its token.
+    /// What the owner calls it: no control characters, no spaces around it. It is the `sub` of its token.
+    #[schemars(length(min = 1, max = MAX_LINK_NAME), regex(pattern = LINE))]
     pub name: String,
     /// How long new viewers may begin with it, seconds.
     pub for_s: u64,
@@ -204,7 +210,7 @@ pub struct WantedLink {
 }
 
 /// A watch link as its owner sees it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Link {
     /// Its token's id, by which it is revoked.
     pub jti: String,
@@ -554,8 +560,8 @@ impl Access {
         random: [u8; 12],
         now_unix_ms: i64,
     ) -> Result<(Claims, Link), NotMinted> {
-        let name = wanted.name.trim();
-        if name.is_empty() || name.chars().count() > MAX_LINK_NAME || !is_plain(name) {
+        let name = wanted.name.as_str();
+        if !is_line(name, MAX_LINK_NAME) {
             return Err(MintError::Text.into());
         }
         let chat = wanted.chat.then_some(Action::Chat);

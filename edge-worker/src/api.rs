@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     access::Link,
+    audience::Beacon,
     directory::{
         StreamEntry,
         settings::{Change, Title, Visibility},
@@ -22,27 +23,31 @@ use crate::{
     streams::Managed,
 };
 
+mod strict;
+
+use strict::{Strict, Unique};
+
 /// The largest question of a box, bytes.
 pub const MAX_QUESTION_BYTES: usize = 16 * 1024;
 /// The largest object that is put through an edge, bytes.
 pub const MAX_OBJECT_BYTES: usize = 64 << 20;
 
 /// `GET /api/streams/{stream}/sessions`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct SessionList {
     /// Who watches with a token, newest first.
     pub sessions: Vec<Listed>,
 }
 
 /// `GET /api/streams/{stream}/links`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct LinkList {
     /// The stream's watch links, newest first.
     pub links: Vec<Link>,
 }
 
 /// Picture or sound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum MediaKind {
     /// Picture.
@@ -52,7 +57,7 @@ pub enum MediaKind {
 }
 
 /// A track, as the API tells of it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct TrackSummary {
     /// Its name.
     pub name: TrackName,
@@ -121,7 +126,7 @@ impl OnAir {
 }
 
 /// A stream, as the API tells of it: `GET /api/streams/{stream}`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct StreamSummary {
     /// Its name.
     pub name: StreamName,
@@ -163,21 +168,21 @@ impl StreamSummary {
 }
 
 /// `GET /api/streams`.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct StreamList {
     /// By name.
     pub streams: Vec<StreamSummary>,
 }
 
 /// `GET /api/time`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Time {
     /// The clock that the timelines run by, Unix milliseconds.
     pub unix_ms: i64,
 }
 
 /// An address for encoders.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Server {
     /// Such as `rtmps://live.example.org:1936/live`.
@@ -188,7 +193,7 @@ pub struct Server {
 }
 
 /// What the studio page shows: `GET /api/studio/{stream}`. Its `Debug` hides the key.
-#[derive(Clone, PartialEq, Serialize)]
+#[derive(Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Studio {
     /// The stream.
     pub stream: StreamName,
@@ -210,7 +215,7 @@ pub struct Studio {
 }
 
 /// The answer to `POST /api/studio/{stream}/log-out`, and to a box that comes with a studio link from before.
-#[derive(Clone, PartialEq, Eq, Serialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct LoggedOut {
     /// What the studio link carries from now on.
     pub secret: String,
@@ -251,10 +256,23 @@ impl Studio {
 /// # Errors
 /// A [`Problem`] when it is not what the address takes.
 pub fn read<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    // Every body here is an object; serde would take a list of its values too.
-    let object = body.trim_ascii_start().first() == Some(&b'{');
-    let read = object.then(|| serde_json::from_slice(body).ok()).flatten();
+    let read = serde_json::from_slice::<Unique>(body).ok();
+    let read = read
+        .filter(|read| read.0.is_object())
+        .and_then(|read| T::deserialize(Strict(&read.0)).ok());
     read.ok_or_else(|| Problem::body("The body is not the JSON that this address takes."))
+}
+
+/// A beacon.
+///
+/// # Errors
+/// A [`Problem`] when it is none.
+pub fn read_beacon(body: &[u8]) -> Result<Beacon, Problem> {
+    let beacon: Beacon = read(body)?;
+    match beacon.is_good() {
+        true => Ok(beacon),
+        false => Err(Problem::body("The body is no beacon.")),
+    }
 }
 
 /// The body of `PUT /internal/streams/{stream}`.
@@ -290,6 +308,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::access::TakeBack;
     use crate::live::source::{EPOCH, Source};
 
     fn on_air() -> Broadcast {
@@ -366,6 +385,51 @@ mod tests {
         assert!(live.get("name").is_none());
         assert_eq!(live["live"], true);
         assert_eq!(studio(None)["live"], false);
+    }
+
+    #[test]
+    fn a_list_is_never_taken_for_an_object() {
+        for good in [
+            r#"{"limits": {}}"#,
+            r#"{"limits": {"max_fps": 30}, "title": null}"#,
+        ] {
+            assert!(read_change(good.as_bytes()).is_ok(), "{good}");
+        }
+        for bad in [
+            "[]",
+            "[null, null, {}]",
+            r#"{"limits": []}"#,
+            r#"{"limits": [1, 2, 3, 4, 5]}"#,
+            r#"{"visibility": {"public": null}}"#,
+            r#"{"title": "a", "title": "b"}"#,
+            r#"{"limits": {"max_fps": 30.5}}"#,
+            r#"{"limits": {"max_fps": -30.0}}"#,
+        ] {
+            assert_eq!(
+                read_change(bad.as_bytes()).unwrap_err().status,
+                400,
+                "{bad}"
+            );
+        }
+        let take_back = |what: &str| {
+            read::<TakeBack>(format!(r#"{{"streams": "*", "what": {what}}}"#).as_bytes())
+        };
+        for good in [
+            r#""all""#,
+            r#"{"token": {"iss": "a", "jti": "b"}}"#,
+            r#"{"session": "AAAAAAAAAAAAAAAA"}"#,
+        ] {
+            assert!(take_back(good).is_ok(), "{good}");
+        }
+        for bad in [
+            r#"{"all": null}"#,
+            r#""token""#,
+            r#"{"token": ["a", "b"]}"#,
+            r#"{"session": ["AAAAAAAAAAAAAAAA"]}"#,
+            r#"{"token": {"iss": "a", "jti": "b"}, "all": null}"#,
+        ] {
+            assert!(take_back(bad).is_err(), "{bad}");
+        }
     }
 
     #[test]

@@ -5,26 +5,41 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use crate::routes::{SESSION, Session};
+
 /// A viewer counts for so long after a beacon, milliseconds: three beacons may be lost.
 pub const EXPIRY_MS: i64 = 45_000;
 /// A stream's viewers are counted up to here.
 pub const MAX_VIEWERS: usize = 200_000;
 
 /// What a player posts to `/api/streams/{stream}/beacon`, as JSON, every 15 s and when it leaves.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Beacon {
-    /// Random, new each time the page is opened: 8 to 64 characters.
+    /// Random, new each time the page is opened.
+    #[schemars(length(min = VIEWER.0, max = VIEWER.1))]
     pub viewer: String,
     /// The page is being left.
     #[serde(default)]
     pub left: bool,
     /// The playback session of somebody who watches with a token: counted by its requests, and over when the page is left.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = SESSION))]
     pub session: Option<String>,
 }
 
+/// The fewest and the most characters of a viewer's id.
+const VIEWER: (usize, usize) = (8, 64);
+
+impl Beacon {
+    /// Whether it is as a player sends it.
+    pub fn is_good(&self) -> bool {
+        (VIEWER.0..=VIEWER.1).contains(&self.viewer.chars().count())
+            && (self.session.as_deref()).is_none_or(|text| Session::parse(text).is_some())
+    }
+}
+
 /// The longest beacon that is read, bytes.
-pub const MAX_BEACON_BYTES: usize = 1_024;
+pub const MAX_BEACON_BYTES: usize = 2 * 1_024;
 
 /// The viewers of one stream. About 40 bytes each.
 #[derive(Debug, Clone, Default)]
@@ -34,11 +49,8 @@ pub struct Audience {
 }
 
 impl Audience {
-    /// Takes a beacon. One with an id of another form counts for nothing; beyond [`MAX_VIEWERS`] newcomers are not counted.
+    /// Takes a beacon. Beyond [`MAX_VIEWERS`] newcomers are not counted.
     pub fn beacon(&mut self, beacon: &Beacon, now_unix_ms: i64) {
-        if !(8..=64).contains(&beacon.viewer.len()) {
-            return;
-        }
         let digest = Sha256::digest(beacon.viewer.as_bytes());
         let id = digest
             .iter()
@@ -99,11 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_another_form_counts_for_nothing() {
-        let mut audience = Audience::default();
-        for id in ["", "short", &"x".repeat(65)] {
-            audience.beacon(&beacon(id, false), 0);
+    fn a_beacon_of_another_form_is_none() {
+        for id in ["", "short12", &"x".repeat(65)] {
+            assert!(!beacon(id, false).is_good(), "{id}");
         }
-        assert_eq!(audience.count(2_000), 0);
+        let mut good = beacon("a viewer", false);
+        assert!(good.is_good());
+        good.session = Some("-".to_owned());
+        assert!(good.is_good());
+        good.session = Some("a/b".to_owned());
+        assert!(!good.is_good());
     }
 }

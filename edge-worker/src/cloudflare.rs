@@ -26,6 +26,7 @@ use crate::{
     api,
     guard::Shown,
     live::Directives,
+    openapi,
     routes::{self, Caching, Page, Problem, Route, TrackAddress},
     streams::{Bearer, Sight},
 };
@@ -136,8 +137,10 @@ async fn fetch(request: Request, env: Env, context: Context) -> Result<Response>
     guards.finish(route, origin.as_deref(), given?)
 }
 
+/// As it was sent: [`Request::method`] takes what it does not know for GET.
 fn method(request: &Request) -> http::Method {
-    http::Method::from_bytes(request.method().as_ref().as_bytes()).unwrap_or(http::Method::TRACE)
+    let sent = request.inner().method();
+    http::Method::from_bytes(sent.as_bytes()).unwrap_or(http::Method::TRACE)
 }
 
 /// The secret that is shared with the boxes, if one is set that is long enough.
@@ -172,6 +175,9 @@ async fn internal(route: &Route, request: Request, env: &Env) -> Result<Response
         Route::Open => stream::open(route, request, env).await?,
         Route::Put(key) => media::put(route, key, request, env).await?,
         Route::Delete(key) => media::delete(route, key, env).await?,
+        Route::Link(_) if request.headers().get("upgrade")?.is_none() => {
+            problem(Some(route), &Problem::upgrade())?
+        }
         Route::Link(id) => {
             // A 101 cannot be changed on its way, so the object puts the edge's proof into it.
             let mut forwarded = RequestInit::new();
@@ -203,6 +209,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
     match route {
         Route::Preflight { .. } => answer::nothing(Some(route)),
         Route::Jwks => access::jwks(route, &env),
+        Route::OpenApi => described(route, &request),
         Route::Tokens => access::mint(route, request, &env).await,
         Route::Health => answer(
             Some(route),
@@ -405,6 +412,20 @@ fn time(route: &Route, iso: bool, offset_ms: i64) -> Result<Response> {
         Caching::Never,
         &api::Time { unix_ms: now },
     )
+}
+
+/// The description of all of this.
+fn described(route: &Route, request: &Request) -> Result<Response> {
+    let known = request.headers().get("if-none-match")?;
+    let status = match known.is_some_and(|known| known.contains(openapi::etag())) {
+        true => StatusCode::NOT_MODIFIED,
+        false => StatusCode::OK,
+    };
+    let body = openapi::document().as_bytes().to_vec();
+    let content_type = Some(openapi::CONTENT_TYPE);
+    let given = answer(Some(route), status, Caching::Revalidate, content_type, body)?;
+    given.headers().set("etag", openapi::etag())?;
+    Ok(given)
 }
 
 async fn page_of(route: &Route, page: Page, request: &Request, env: &Env) -> Result<Response> {

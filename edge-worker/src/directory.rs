@@ -57,13 +57,14 @@ pub enum Refusal {
 }
 
 /// A stream with its secrets: as its owner sees it, and as a box gives it to an edge (`PUT /internal/streams/{stream}`).
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct StreamEntry {
     /// Its name.
     pub name: StreamName,
     /// The key.
     #[serde(with = "revealed")]
+    #[schemars(with = "StreamKey")]
     pub key: StreamKey,
     /// What the studio link carries.
     pub studio_secret: String,
@@ -75,7 +76,7 @@ pub struct StreamEntry {
 }
 
 /// A key that was replaced and goes on for a while, so that an encoder can be given the new one in between two broadcasts.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct OldKey {
     /// SHA-256 of it, lower-case hexadecimal.

@@ -67,7 +67,7 @@ fn class(route: &Route) -> (Class, Door) {
         | Route::Segment(..)
         | Route::Object(_) => (Class::Media, Door::Watch),
         Route::Streams | Route::Stream(_) | Route::Time { .. } => (Class::Api, Door::Watch),
-        Route::Jwks => (Class::Api, Door::Open),
+        Route::Jwks | Route::OpenApi => (Class::Api, Door::Open),
         Route::Beacon(_) => (Class::Beacons, Door::Watch),
         Route::Studio(_)
         | Route::RotateKey(_)
@@ -116,6 +116,14 @@ impl<'a> Shown<'a> {
             by_another_site: sec_fetch_site.is_some_and(|site| site.contains("site")),
         }
     }
+}
+
+/// What it may be kept from before anybody looks at it, but for coming too often.
+pub(crate) fn kept_from(route: &Route) -> Vec<Problem> {
+    let (class, door) = class(route);
+    let address = (door != Door::Open).then(Problem::address);
+    let site = (class == Class::Manage).then(Problem::other_site);
+    address.into_iter().chain(site).collect()
 }
 
 /// Where wrong keys and tokens are counted.

@@ -17,6 +17,7 @@
 //! | [`webhooks`] | what an operator's own server decides and hears | RFC 2104, RFC 6890 |
 //! | [`audience`] | how many watch | |
 //! | [`api`] | the JSON that both adapters say and take | RFC 8259 |
+//! | [`openapi`] | all of it described, for those who write clients | OpenAPI 3.1 |
 //! | `cloudflare` | the adapter for Cloudflare Workers (feature `cloudflare`; runs on wasm32 only) | |
 //! | `native` | the adapter of `ghost-live up` and `ghost-live edge` (feature `native`) | |
 //!
@@ -35,6 +36,7 @@ pub mod limits;
 pub mod live;
 #[cfg(feature = "native")]
 pub mod native;
+pub mod openapi;
 pub mod playlist;
 pub mod routes;
 pub mod sessions;

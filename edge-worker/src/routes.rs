@@ -17,7 +17,8 @@ mod problem;
 #[cfg(test)]
 mod tests;
 
-pub use problem::{PROBLEM_TYPE, Problem};
+pub(crate) use problem::Body as ProblemBody;
+pub use problem::{Kind, PROBLEM_TYPE, Problem};
 
 /// The longest path and the longest query that are looked at, bytes.
 pub const MAX_TARGET_BYTES: usize = 2_048;
@@ -47,6 +48,9 @@ impl Page {
     }
 }
 
+/// The pattern of a [`Session`].
+pub(crate) const SESSION: &str = "^[A-Za-z0-9_-][A-Za-z0-9_.-]{0,511}$";
+
 /// The name of a playback session in a path: `-` for a public stream, else 1 to 512 characters of `[A-Za-z0-9_.-]`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Session(String);
@@ -67,7 +71,8 @@ impl Session {
         self.0 == PUBLIC
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads one.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let safe = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
         let ok =
             (1..=512).contains(&text.len()) && text.bytes().all(safe) && !text.starts_with('.');
@@ -139,8 +144,10 @@ pub struct TrackAddress {
     pub track: TrackName,
 }
 
-/// What a request asks for.
+/// What a request asks for. Each is described in [`crate::openapi`].
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(test, derive(strum::EnumDiscriminants))]
+#[cfg_attr(test, strum_discriminants(derive(strum::EnumIter, Hash)))]
 pub enum Route {
     /// A page.
     Page(Page, Option<StreamName>),
@@ -195,6 +202,8 @@ pub enum Route {
     DeleteLink(StreamName, String),
     /// `GET /.well-known/jwks.json`.
     Jwks,
+    /// `GET /api/openapi.json`: what all of these take and answer ([`crate::openapi`]).
+    OpenApi,
     /// `GET /healthz`.
     Health,
     /// `GET /readyz`.
@@ -248,6 +257,7 @@ impl Route {
             | Self::Beacon(_)
             | Self::Time { .. }
             | Self::Jwks
+            | Self::OpenApi
             | Self::Preflight { shared: true } => true,
             // An embedded player's files are loaded as modules, which asks for CORS.
             Self::Asset(_) => true,
@@ -418,9 +428,8 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         | Route::NewKey(_)
         | Route::LogOut(_)
         | Route::Tokens
-        | Route::Revocations
-        | Route::Admit
-        | Route::Open => "POST, OPTIONS",
+        | Route::Revocations => "POST, OPTIONS",
+        Route::Admit | Route::Open => "POST",
         Route::Links(_) | Route::Streams | Route::CreateStream => "GET, HEAD, POST, OPTIONS",
         Route::EndSession(..) | Route::DeleteLink(..) => "DELETE, OPTIONS",
         Route::Stream(_) | Route::ChangeStream(_) | Route::DeleteStream(_) => {
@@ -428,6 +437,8 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         }
         Route::PutStream(_) | Route::Configure(_) => "PUT",
         Route::Put(_) | Route::Delete(_) => "PUT, DELETE",
+        // Boxes are no browsers: nothing internal answers a preflight.
+        Route::Link(_) => "GET",
         _ => "GET, HEAD, OPTIONS",
     };
     let read = method == Method::HEAD && allowed.starts_with("GET");
@@ -490,6 +501,7 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         }
         ["api", "tokens"] => Route::Tokens,
         ["api", "revocations"] => Route::Revocations,
+        ["api", "openapi.json"] => Route::OpenApi,
         [".well-known", "jwks.json"] => Route::Jwks,
         ["healthz"] => Route::Health,
         ["readyz"] => Route::Ready,

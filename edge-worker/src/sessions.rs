@@ -25,7 +25,7 @@ pub const MAX_SESSIONS: usize = 100_000;
 const MAX_OF_TOKEN: usize = 10_000;
 
 /// What is told of a session to the owner of its stream.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Listed {
     /// Its id.
     pub id: Tag,

@@ -138,7 +138,7 @@ pub enum Sight {
 }
 
 /// What only those are told who manage the stream.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, schemars::JsonSchema)]
 pub struct Managed {
     /// Who may watch.
     pub visibility: Visibility,
@@ -160,7 +160,7 @@ impl Managed {
 }
 
 /// The body of `POST /api/streams`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Create {
     /// Its name.
@@ -194,7 +194,7 @@ impl Create {
 }
 
 /// The answer to `POST /api/streams`: nobody is told of these secrets again but by the studio.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Created {
     /// The stream.
     pub name: StreamName,
@@ -215,10 +215,11 @@ impl From<&StreamEntry> for Created {
 }
 
 /// The body of `POST /api/streams/{stream}/keys`; an empty one says nothing.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rotate {
     /// How long the key before this one goes on, seconds; not at all when left out.
+    #[schemars(range(max = MAX_OVERLAP_S))]
     overlap_s: u64,
 }
 
@@ -249,7 +250,7 @@ impl Rotate {
 }
 
 /// The answer to `POST /api/streams/{stream}/keys`.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, schemars::JsonSchema)]
 pub struct Rotated {
     /// The new key.
     pub key: String,

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// May this publisher publish, and as what? Its `Debug` hides the key.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Admit {
     /// The key as the encoder gave it.
@@ -52,7 +52,7 @@ impl fmt::Debug for Admit {
 }
 
 /// The publisher may publish.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Admission {
     /// As this stream.
     pub stream: StreamName,
@@ -80,7 +80,7 @@ impl Admission {
 }
 
 /// A publisher of this stream has come: which broadcast is it?
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Open {
     /// The stream.
@@ -90,7 +90,7 @@ pub struct Open {
 }
 
 /// A new broadcast, or one that goes on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct OpenAnswer {
     /// Present when an unfinished broadcast of the stream is young enough to go on.
     pub resume: Option<Resume>,

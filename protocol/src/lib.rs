@@ -13,6 +13,7 @@
 //! | [`cidr`] | address ranges, as every list of addresses in a configuration has them |
 //! | [`per_address`] | nothing: the bound on an address that the listeners of both keep |
 //! | [`link_auth`] | how box and edge prove themselves to each other |
+//! | [`schema`] | nothing: how names and ids are described to those who write clients |
 //! | [`session`] | a viewer's signed place in the addresses of a broadcast |
 //! | [`stream_key`] | the static keys that encoders publish with |
 //! | [`token`] | the capability tokens of everybody else, and of encoders as well |
@@ -27,6 +28,7 @@ pub mod link_auth;
 pub mod names;
 pub mod object_key;
 pub mod per_address;
+pub mod schema;
 pub mod session;
 pub mod stream_key;
 pub mod token;

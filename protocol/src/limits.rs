@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// The limits of one stream; what is not named has none. Unknown ones are left aside, so that an older part reads what a newer one wrote.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(default)]
 pub struct Limits {
     /// What a publisher may send, averaged over ten seconds, bits a second.

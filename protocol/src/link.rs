@@ -77,7 +77,7 @@ pub struct Opened {
 }
 
 /// A track, from `from_msn` on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Track {
     /// Its name.
     pub name: TrackName,
@@ -100,7 +100,7 @@ pub struct Track {
 }
 
 /// Picture or sound.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum TrackKind {
     /// H.264.
@@ -197,7 +197,7 @@ pub enum ToCore {
 }
 
 /// What the edge knows of a broadcast that was not closed, for a media-core that was restarted.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Resume {
     /// The broadcast that goes on.
     pub broadcast: BroadcastId,

@@ -37,7 +37,7 @@ use std::net::IpAddr;
 
 pub use claims::{Action, Actions, Audience, Claims, MalformedPattern, Seconds, StreamPattern};
 pub use holder::{Credential, Holder, MalformedTag, Tag};
-pub use keys::{Jwk, Jwks, KeyError, KeySet, MAX_TEXT_BYTES, MintError, SigningKey, VerifyingKey};
+pub use keys::{Jwk, Jwks, KeyError, KeySet, MAX_TEXT_CHARS, MintError, SigningKey, VerifyingKey};
 pub use revocations::{Revocation, Revocations, Revoked};
 
 use crate::names::StreamName;

@@ -561,10 +561,12 @@ pub(super) async fn question(
         .headers()
         .get("content-length")?
         .and_then(|length| length.parse::<usize>().ok());
-    if length.is_none_or(|length| length > MAX_QUESTION_BYTES) {
-        return Ok(Err(Problem::too_large()));
+    match length {
+        Some(length) if length > MAX_QUESTION_BYTES => Ok(Err(Problem::too_large())),
+        Some(_) => Ok(Ok(request.bytes().await?)),
+        // How much would come is not known; a body that is not there has no length either.
+        None => Ok(Err(Problem::body("The body is missing, or its length is."))),
     }
-    Ok(Ok(request.bytes().await?))
 }
 
 /// `POST /internal/admit`.

@@ -46,11 +46,12 @@ pub(super) async fn put(
         .headers()
         .get("content-length")?
         .and_then(|length| length.parse::<u64>().ok());
-    if !length.is_some_and(|length| (1..=MAX_OBJECT_BYTES as u64).contains(&length)) {
+    if length.is_none_or(|length| length > MAX_OBJECT_BYTES as u64) {
         return problem(Some(route), &Problem::too_large());
     }
-    let Some(body) = request.inner().body() else {
-        return problem(Some(route), &Problem::body("An object has a body."));
+    let body = request.inner().body().filter(|_| length != Some(0));
+    let Some(body) = body else {
+        return problem(Some(route), &Problem::empty_object());
     };
     let metadata = worker::HttpMetadata {
         content_type: Some(content_type(key).to_owned()),

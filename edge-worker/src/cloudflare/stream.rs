@@ -104,7 +104,7 @@ pub(super) async fn beacon(
         return problem(Some(route), &Problem::too_large());
     }
     let body = request.bytes().await?;
-    let beacon: Beacon = match api::read(&body) {
+    let beacon = match api::read_beacon(&body) {
         Ok(beacon) => beacon,
         Err(found) => return problem(Some(route), &found),
     };

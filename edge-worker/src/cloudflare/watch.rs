@@ -600,6 +600,13 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
     if directory::read(env).await?.stream(name).is_none() {
         return problem(Some(route), &Problem::no_stream());
     }
+    // A token may manage names that are not there.
+    if directory::find_stream(env, sql::stream(name))
+        .await?
+        .is_none()
+    {
+        return problem(Some(route), &Problem::no_stream());
+    }
     let done = || nothing(Some(route));
     match route {
         Route::Sessions(_) => {

@@ -13,8 +13,19 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 /// The most characters of a title.
 pub const MAX_TITLE_CHARS: usize = 120;
 
+/// The pattern of [`is_line`], but for the length. The characters that it leaves out are spelled out: not all readers of patterns mean the
+/// same by `\s`.
+pub(crate) const LINE: &str = r"^[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\u202a-\u202e\u2066-\u2069](?:[^\u0000-\u001f\u007f-\u009f\u202a-\u202e\u2066-\u2069]*[^\u0000-\u0020\u007f-\u00a0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\u202a-\u202e\u2066-\u2069])?$";
+
+/// Whether it is 1 to `most` characters, shown as they are written ([`is_plain`]), and no spaces around them.
+pub(crate) fn is_line(text: &str, most: usize) -> bool {
+    (1..=most).contains(&text.chars().count()) && text.trim() == text && is_plain(text)
+}
+
 /// Who may watch a stream.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Visibility {
     /// Anybody, and it is listed.
@@ -107,12 +118,25 @@ impl FromStr for Title {
     type Err = SettingsError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let length = text.chars().count();
-        let ok = (1..=MAX_TITLE_CHARS).contains(&length) && text.trim() == text && is_plain(text);
-        match ok {
+        match is_line(text, MAX_TITLE_CHARS) {
             true => Ok(Self(text.to_owned())),
             false => Err(SettingsError::Title),
         }
+    }
+}
+
+impl schemars::JsonSchema for Title {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Title".into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MAX_TITLE_CHARS,
+            "pattern": LINE,
+            "description": "What a stream is called to people: no control characters, no spaces around it.",
+        })
     }
 }
 
@@ -124,7 +148,7 @@ impl<'de> Deserialize<'de> for Title {
 
 /// A change of settings: what is not named stays, and `null` takes a title or a limit away. A JSON merge patch (RFC 7396) of an object
 /// that has nothing else.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Change {
     /// Who may watch.
@@ -139,8 +163,11 @@ pub struct Change {
 }
 
 /// A change of limits, as [`Change`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(default, deny_unknown_fields)]
+#[schemars(transform = LimitsChange::describe)]
 pub struct LimitsChange {
     /// As in [`Limits`].
     #[serde(deserialize_with = "named", skip_serializing_if = "Option::is_none")]
@@ -170,6 +197,17 @@ impl LimitsChange {
     /// Whether it changes nothing.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Writes the ranges into the schema.
+    fn describe(schema: &mut schemars::Schema) {
+        for (key, _, low, high) in Self::default().ranges() {
+            let limit = schema.pointer_mut(&format!("/properties/{key}"));
+            if let Some(limit) = limit.and_then(serde_json::Value::as_object_mut) {
+                limit.insert("minimum".to_owned(), low.into());
+                limit.insert("maximum".to_owned(), high.into());
+            }
+        }
     }
 
     fn ranges(&self) -> [(&'static str, Option<u64>, u64, u64); 5] {
@@ -291,6 +329,14 @@ mod tests {
             }
         }
         assert_eq!(change(r#"{"limits": {"max_viewers": 0}}"#).check(), Ok(()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_has_the_form_that_is_told_is_a_title(text in LINE.trim_start_matches('^').trim_end_matches('$')) {
+            let length = text.chars().count();
+            proptest::prop_assert_eq!(text.parse::<Title>().is_ok(), length <= MAX_TITLE_CHARS);
+        }
     }
 
     #[test]

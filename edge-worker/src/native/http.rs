@@ -1,6 +1,10 @@
 //! Routes to answers.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use axum::{
     BoxError,
@@ -30,10 +34,11 @@ use super::{
 use crate::{
     access::{NotMinted, TakeBack, Wanted, WantedLink},
     api::{self, LinkList, MAX_OBJECT_BYTES, MAX_QUESTION_BYTES, SessionList, StreamList, Time},
-    audience::{Beacon, MAX_BEACON_BYTES},
+    audience::MAX_BEACON_BYTES,
     directory::{Directory, bearer},
     guard::{Client, Origins, Shown},
     live::{Directives, Head, ObjectAnswer, Verdict},
+    openapi,
     playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
     streams::{self, Bearer, Create, Created, Rotate, Rotated, Sight},
@@ -655,7 +660,7 @@ impl Edge {
                 if !self.knows(stream) {
                     return Err(Problem::no_stream());
                 }
-                let beacon: Beacon = read_json(body, MAX_BEACON_BYTES).await?;
+                let beacon = api::read_beacon(&read(body, MAX_BEACON_BYTES, QUESTION).await?)?;
                 match &beacon.session {
                     // Its requests count a session.
                     Some(session) if beacon.left => self.left(stream, session, peer),
@@ -704,6 +709,7 @@ impl Edge {
                     ..Answer::json(&jwks)?
                 })
             }
+            Route::OpenApi => Ok(described(&parts.headers)),
             Route::Tokens => {
                 let bearer =
                     bearer(authorization(&parts.headers)).ok_or_else(Problem::unauthorized)?;
@@ -728,23 +734,20 @@ impl Edge {
                 Answer::json(&revocation)
             }
             Route::Sessions(stream) => {
-                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
+                self.manages_one(stream, authorization(&parts.headers), peer)?;
                 Answer::json(&SessionList {
                     sessions: self.session_list(stream),
                 })
             }
             Route::EndSession(stream, id) => {
                 let given = authorization(&parts.headers);
-                let manager = self.manages(&stream.clone().into(), given, peer)?;
+                let manager = self.manages_one(stream, given, peer)?;
                 let ended = self.revoke(watch::ended(stream, *id), &manager).await;
                 ended.map_err(watch::kept)?;
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
             Route::Links(stream) => {
-                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
-                if !self.knows(stream) {
-                    return Err(Problem::no_stream());
-                }
+                self.manages_one(stream, authorization(&parts.headers), peer)?;
                 if parts.method == Method::POST {
                     let wanted: WantedLink = read_json(body, MAX_QUESTION_BYTES).await?;
                     let link = self.add_link(stream, &wanted).await?;
@@ -757,7 +760,7 @@ impl Edge {
                 Answer::json(&LinkList { links })
             }
             Route::DeleteLink(stream, jti) => {
-                self.manages(&stream.clone().into(), authorization(&parts.headers), peer)?;
+                self.manages_one(stream, authorization(&parts.headers), peer)?;
                 self.delete_link(stream, jti).await?;
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }
@@ -917,6 +920,9 @@ impl Edge {
             }
             Route::Put(key) => {
                 let bytes = read(body, MAX_OBJECT_BYTES, UPLOAD).await?;
+                if bytes.is_empty() {
+                    return Err(Problem::empty_object());
+                }
                 self.objects()
                     .put(key, bytes)
                     .await
@@ -944,8 +950,7 @@ impl Edge {
             }
             Route::Link(id) => {
                 let upgrade = WebSocketUpgrade::from_request_parts(parts, &()).await;
-                let upgrade =
-                    upgrade.map_err(|_| Problem::body("A broadcast link is a WebSocket."))?;
+                let upgrade = upgrade.map_err(|_| Problem::upgrade())?;
                 let (edge, id) = (self.clone(), id.clone());
                 let limit = protocol::link::MAX_MESSAGE_BYTES;
                 let response = upgrade
@@ -966,6 +971,23 @@ impl Edge {
             _ => Err(Problem::not_found()),
         }
     }
+}
+
+/// The description of all of this, compressed once.
+fn described(headers: &HeaderMap) -> Answer {
+    static TEXT: OnceLock<Text> = OnceLock::new();
+    let text = TEXT.get_or_init(|| Text::new(Bytes::from_static(openapi::document().as_bytes())));
+    let caching = Caching::Revalidate;
+    if matches_etag(headers.get(header::IF_NONE_MATCH), openapi::etag()) {
+        let unchanged = Answer {
+            caching,
+            ..Answer::empty(StatusCode::NOT_MODIFIED)
+        };
+        return tagged(unchanged, openapi::etag());
+    }
+    let coding = Coding::negotiate(headers);
+    let text = Answer::text(text, caching, openapi::CONTENT_TYPE, coding);
+    tagged(text, openapi::etag())
 }
 
 fn insert(headers: &mut HeaderMap, name: header::HeaderName, value: &str) {

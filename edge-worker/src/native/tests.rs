@@ -1355,6 +1355,7 @@ async fn a_waiter_costs_less_than_four_kibibytes_beyond_its_connection() {
     assert!(size < 3 * 1_024, "the request's future has {size} bytes");
 }
 
+mod openapi;
 mod sessions;
 mod streams;
 

@@ -297,6 +297,20 @@ impl Edge {
         self.knows(stream) && self.manages(&streams, authorization, address).is_ok()
     }
 
+    /// What whoever has this `Authorization` manages, where it is this stream, and it is there: a token may manage names that are not.
+    pub(super) fn manages_one(
+        &self,
+        stream: &StreamName,
+        authorization: Option<&str>,
+        address: IpAddr,
+    ) -> Result<StreamPattern, Problem> {
+        let manager = self.manages(&stream.clone().into(), authorization, address)?;
+        match self.knows(stream) {
+            true => Ok(manager),
+            false => Err(Problem::no_stream()),
+        }
+    }
+
     /// The token that lets its bearer manage all of these streams.
     pub(super) fn manager(
         &self,

@@ -4,6 +4,7 @@ use std::{borrow::Cow, time::Duration};
 
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use protocol::{link_auth, token};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Caching, Route, headers};
@@ -11,6 +12,127 @@ use crate::{limits::Full, sessions::NotOneMore};
 
 /// `Content-Type` of a problem.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
+
+/// What may be wrong: the last part of a problem's `type`. They are stable: clients tell problems apart by them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[cfg_attr(test, derive(strum::EnumIter))]
+pub enum Kind {
+    /// There is nothing at this address, or what it named is gone.
+    NotFound,
+    /// The stream is not known.
+    NoStream,
+    /// The stream is known, and cannot be played now.
+    NotLive,
+    /// A delivery directive that no player sends.
+    BadDirective,
+    /// The body is not what the address takes.
+    BadBody,
+    /// The address does not take this method: `Allow` says which.
+    Method,
+    /// No address here is that long.
+    UriTooLong,
+    /// The body is larger than the address takes.
+    TooLarge,
+    /// The body did not come in time.
+    Slow,
+    /// The range lies outside the object.
+    Range,
+    /// The secret is missing or wrong.
+    Unauthorized,
+    /// The stream needs a token to be watched.
+    TokenNeeded,
+    /// A publisher may not publish.
+    Refused,
+    /// The network address is not let in.
+    Address,
+    /// Too many requests, or too many wrong keys.
+    TooOften,
+    /// It is a good token, for something else.
+    Forbidden,
+    /// The token or the session was taken back.
+    Revoked,
+    /// The time of the token or the session is over.
+    Expired,
+    /// It is no good token.
+    Token,
+    /// A webhook does not let somebody watch.
+    Denied,
+    /// Playing begins at the multivariant playlist or the MPD.
+    SessionNeeded,
+    /// As many watch as may.
+    Full,
+    /// The token plays on as many devices as it is for.
+    InUse,
+    /// This edge has no keys to sign tokens with.
+    NoTokenKeys,
+    /// The stream has as many watch links as it can have.
+    TooManyLinks,
+    /// An object is never written twice.
+    Exists,
+    /// There is a stream of that name.
+    StreamExists,
+    /// Nothing new came in time.
+    Timeout,
+    /// This cannot be answered right now.
+    Unavailable,
+    /// Something went wrong here.
+    Internal,
+    /// A broadcast link is a WebSocket.
+    Upgrade,
+    /// The token that is asked for would be too long.
+    TokenTooLong,
+    /// A page of another site sent it.
+    OtherSite,
+    /// There are as many streams, or revocations, as there may be.
+    TooMany,
+}
+
+impl Kind {
+    /// As it is written.
+    pub fn slug(self) -> &'static str {
+        match self {
+            Self::NotFound => "not-found",
+            Self::NoStream => "no-stream",
+            Self::NotLive => "not-live",
+            Self::BadDirective => "bad-directive",
+            Self::BadBody => "bad-body",
+            Self::Method => "method",
+            Self::UriTooLong => "uri-too-long",
+            Self::TooLarge => "too-large",
+            Self::Slow => "slow",
+            Self::Range => "range",
+            Self::Unauthorized => "unauthorized",
+            Self::TokenNeeded => "token-needed",
+            Self::Refused => "refused",
+            Self::Address => "address",
+            Self::TooOften => "too-often",
+            Self::Forbidden => "forbidden",
+            Self::Revoked => "revoked",
+            Self::Expired => "expired",
+            Self::Token => "token",
+            Self::Denied => "denied",
+            Self::SessionNeeded => "session-needed",
+            Self::Full => "full",
+            Self::InUse => "in-use",
+            Self::NoTokenKeys => "no-token-keys",
+            Self::TooManyLinks => "too-many-links",
+            Self::Exists => "exists",
+            Self::StreamExists => "stream-exists",
+            Self::Timeout => "timeout",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+            Self::Upgrade => "upgrade",
+            Self::TokenTooLong => "token-too-long",
+            Self::OtherSite => "other-site",
+            Self::TooMany => "too-many",
+        }
+    }
+
+    /// The `type` of a problem: a name, not an address.
+    pub fn name(self) -> String {
+        format!("urn:ghost-live:problem:{}", self.slug())
+    }
+}
 
 /// An error over HTTP: a stable `type`, a sentence for a person, no internals. Build one with the functions here, so that there is one
 /// list of them.
@@ -22,23 +144,29 @@ pub struct Problem {
     pub allow: Option<&'static str>,
     /// `Retry-After` of a 429 or a 503, seconds.
     pub retry_after_s: Option<u32>,
-    slug: &'static str,
+    kind: Kind,
     title: &'static str,
     detail: Cow<'static, str>,
 }
 
-#[derive(Serialize)]
-struct Body<'a> {
+/// The body of every answer that is no success (RFC 9457).
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Problem")]
+pub(crate) struct Body<'a> {
+    /// What is wrong: stable, for programs.
     r#type: String,
+    /// The same in a few words.
     title: &'a str,
+    /// The status of the answer.
     status: u16,
+    /// A sentence for a person.
     detail: &'a str,
 }
 
 impl Problem {
     fn new(
         status: StatusCode,
-        slug: &'static str,
+        kind: Kind,
         title: &'static str,
         detail: impl Into<Cow<'static, str>>,
     ) -> Self {
@@ -46,7 +174,7 @@ impl Problem {
             status,
             allow: None,
             retry_after_s: None,
-            slug,
+            kind,
             title,
             detail: detail.into(),
         }
@@ -56,7 +184,7 @@ impl Problem {
     pub fn not_found() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "not-found",
+            Kind::NotFound,
             "Not found",
             "There is nothing at this address.",
         )
@@ -66,7 +194,7 @@ impl Problem {
     pub fn no_stream() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "no-stream",
+            Kind::NoStream,
             "No such stream",
             "This server has no stream of that name.",
         )
@@ -76,7 +204,7 @@ impl Problem {
     pub fn not_live() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "not-live",
+            Kind::NotLive,
             "Not live",
             "The stream is not live now.",
         )
@@ -86,7 +214,7 @@ impl Problem {
     pub fn directive(detail: &'static str) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
-            "bad-directive",
+            Kind::BadDirective,
             "Bad delivery directive",
             detail,
         )
@@ -101,7 +229,7 @@ impl Problem {
     pub fn body(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(
             StatusCode::BAD_REQUEST,
-            "bad-body",
+            Kind::BadBody,
             "Bad request body",
             detail,
         )
@@ -111,7 +239,7 @@ impl Problem {
     pub fn method(allow: &'static str) -> Self {
         let mut problem = Self::new(
             StatusCode::METHOD_NOT_ALLOWED,
-            "method",
+            Kind::Method,
             "Method not allowed",
             format!("This address takes {allow}."),
         );
@@ -123,7 +251,7 @@ impl Problem {
     pub fn uri_too_long() -> Self {
         Self::new(
             StatusCode::URI_TOO_LONG,
-            "uri-too-long",
+            Kind::UriTooLong,
             "Address too long",
             "No address here is that long.",
         )
@@ -133,7 +261,7 @@ impl Problem {
     pub fn too_large() -> Self {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
-            "too-large",
+            Kind::TooLarge,
             "Too large",
             "The body is larger than this address takes.",
         )
@@ -143,7 +271,7 @@ impl Problem {
     pub fn slow() -> Self {
         Self::new(
             StatusCode::REQUEST_TIMEOUT,
-            "slow",
+            Kind::Slow,
             "Too slow",
             "The body did not come in time.",
         )
@@ -153,7 +281,7 @@ impl Problem {
     pub fn range() -> Self {
         Self::new(
             StatusCode::RANGE_NOT_SATISFIABLE,
-            "range",
+            Kind::Range,
             "Range not satisfiable",
             "The range lies outside the object.",
         )
@@ -163,7 +291,7 @@ impl Problem {
     pub fn unauthorized() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "unauthorized",
+            Kind::Unauthorized,
             "Not authorized",
             "The secret is missing or wrong.",
         )
@@ -173,7 +301,7 @@ impl Problem {
     pub fn token_needed() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "token-needed",
+            Kind::TokenNeeded,
             "Token needed",
             "This stream can only be watched with a link that its owner has given out.",
         )
@@ -181,14 +309,14 @@ impl Problem {
 
     /// 403: a publisher may not publish. The text is for the encoder's user.
     pub fn refused(detail: String) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "refused", "Refused", detail)
+        Self::new(StatusCode::FORBIDDEN, Kind::Refused, "Refused", detail)
     }
 
     /// 403: the address is not let in.
     pub fn address() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
-            "address",
+            Kind::Address,
             "Not from this address",
             "This is not open to your network address.",
         )
@@ -198,7 +326,7 @@ impl Problem {
     pub fn other_site() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
-            "other-site",
+            Kind::OtherSite,
             "Not from another site",
             "A page of another site made your browser send this; it is open to this server's own pages, and to programs.",
         )
@@ -208,7 +336,7 @@ impl Problem {
     pub fn too_often(wait: Duration) -> Self {
         let mut problem = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
-            "too-often",
+            Kind::TooOften,
             "Too many requests",
             "Too many requests came from here; wait as long as Retry-After says.",
         );
@@ -220,27 +348,27 @@ impl Problem {
     /// 401 or 403: a token does not let its bearer in.
     pub fn token(refusal: &token::Refusal) -> Self {
         use token::Refusal::{Action, Address, Expired, Revoked, Stream};
-        let (status, slug, title) = match refusal {
+        let (status, kind, title) = match refusal {
             // It is a good token, for something else.
-            Stream | Action(_) | Address => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Stream | Action(_) | Address => (StatusCode::FORBIDDEN, Kind::Forbidden, "Not allowed"),
             // These two a player says in words of its own.
-            Revoked => (StatusCode::FORBIDDEN, "revoked", "Taken back"),
-            Expired => (StatusCode::UNAUTHORIZED, "expired", "Expired"),
-            _ => (StatusCode::UNAUTHORIZED, "token", "Not a valid token"),
+            Revoked => (StatusCode::FORBIDDEN, Kind::Revoked, "Taken back"),
+            Expired => (StatusCode::UNAUTHORIZED, Kind::Expired, "Expired"),
+            _ => (StatusCode::UNAUTHORIZED, Kind::Token, "Not a valid token"),
         };
-        Self::new(status, slug, title, refusal.to_string())
+        Self::new(status, kind, title, refusal.to_string())
     }
 
     /// 403: a webhook does not let somebody watch. The text is for them.
     pub fn denied(detail: String) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "denied", "Not allowed", detail)
+        Self::new(StatusCode::FORBIDDEN, Kind::Denied, "Not allowed", detail)
     }
 
     /// 401: all who watch this stream have a session, which begins at the multivariant playlist or the MPD.
     pub fn session_needed() -> Self {
         Self::new(
             StatusCode::UNAUTHORIZED,
-            "session-needed",
+            Kind::SessionNeeded,
             "A session is needed",
             "Playing this stream begins at its multivariant playlist or its MPD.",
         )
@@ -248,23 +376,23 @@ impl Problem {
 
     /// 503: a stream or its tenant has as many viewers as it may have.
     pub fn full(detail: String) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "full", "Full", detail)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Full, "Full", detail)
     }
 
     /// 403 or 503: a token plays on as many devices as it is for, or a stream has as many viewers as it may have.
     pub fn not_one_more(refused: &NotOneMore) -> Self {
-        let (status, slug, title) = match refused {
-            NotOneMore::InUse(_) => (StatusCode::FORBIDDEN, "in-use", "In use elsewhere"),
-            NotOneMore::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "Full"),
+        let (status, kind, title) = match refused {
+            NotOneMore::InUse(_) => (StatusCode::FORBIDDEN, Kind::InUse, "In use elsewhere"),
+            NotOneMore::Full => (StatusCode::SERVICE_UNAVAILABLE, Kind::Full, "Full"),
         };
-        Self::new(status, slug, title, refused.to_string())
+        Self::new(status, kind, title, refused.to_string())
     }
 
     /// 503: this edge has no keys to sign tokens with.
     pub fn no_token_keys() -> Self {
         Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "no-token-keys",
+            Kind::NoTokenKeys,
             "No token keys",
             "This edge has no keys to sign tokens with: set TOKEN_KEYS.",
         )
@@ -274,7 +402,7 @@ impl Problem {
     pub fn studio_limits() -> Self {
         Self::new(
             StatusCode::FORBIDDEN,
-            "forbidden",
+            Kind::Forbidden,
             "Not allowed",
             "The studio link changes title and visibility; limits take a token that manages the stream.",
         )
@@ -284,7 +412,7 @@ impl Problem {
     pub fn too_many_links(most: usize) -> Self {
         Self::new(
             StatusCode::CONFLICT,
-            "too-many-links",
+            Kind::TooManyLinks,
             "Too many links",
             format!("A stream has {most} watch links at the most: delete one that is not needed."),
         )
@@ -294,27 +422,45 @@ impl Problem {
     pub fn too_many(full: &Full) -> Self {
         Self::new(
             StatusCode::CONFLICT,
-            "too-many",
+            Kind::TooMany,
             "Too many",
             full.to_string(),
         )
     }
 
-    /// 400: a token that would be no good one.
+    /// 422: a token that would be too long; 400: one that would be no good.
     pub fn mint(error: &token::MintError) -> Self {
+        match error {
+            token::MintError::TooLong(..) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                Kind::TokenTooLong,
+                "Token too long",
+                error.to_string(),
+            ),
+            _ => Self::body(error.to_string()),
+        }
+    }
+
+    /// 426: a broadcast link is a WebSocket.
+    pub fn upgrade() -> Self {
         Self::new(
-            StatusCode::BAD_REQUEST,
-            "bad-body",
-            "Bad request body",
-            error.to_string(),
+            StatusCode::UPGRADE_REQUIRED,
+            Kind::Upgrade,
+            "Upgrade required",
+            "A broadcast link is a WebSocket.",
         )
+    }
+
+    /// 400: an object of no bytes.
+    pub fn empty_object() -> Self {
+        Self::body("An object has at least one byte.")
     }
 
     /// 409: an object is never written twice.
     pub fn exists() -> Self {
         Self::new(
             StatusCode::CONFLICT,
-            "exists",
+            Kind::Exists,
             "Exists already",
             "An object is never written twice.",
         )
@@ -324,7 +470,7 @@ impl Problem {
     pub fn stream_exists() -> Self {
         Self::new(
             StatusCode::CONFLICT,
-            "stream-exists",
+            Kind::StreamExists,
             "Exists already",
             "There is a stream of that name already.",
         )
@@ -334,7 +480,7 @@ impl Problem {
     pub fn timeout() -> Self {
         let mut problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "timeout",
+            Kind::Timeout,
             "Nothing new yet",
             "Nothing new came in time; ask again.",
         );
@@ -346,7 +492,7 @@ impl Problem {
     pub fn unavailable() -> Self {
         let mut problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
-            "unavailable",
+            Kind::Unavailable,
             "Unavailable",
             "This cannot be answered right now; try again in a moment.",
         );
@@ -358,15 +504,20 @@ impl Problem {
     pub fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "internal",
+            Kind::Internal,
             "Internal error",
             "Something went wrong here.",
         )
     }
 
-    /// The `type`: a name, not an address.
-    pub fn kind(&self) -> String {
-        format!("urn:ghost-live:problem:{}", self.slug)
+    /// What is wrong.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What it says to a person: the description of its status in [`crate::openapi`].
+    pub(crate) fn sentence(&self) -> String {
+        format!("`{}`: {}", self.kind.slug(), self.detail)
     }
 
     /// The headers of its answer to a route, but for the length.
@@ -378,6 +529,10 @@ impl Problem {
         }
         if let Some(seconds) = self.retry_after_s {
             map.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UPGRADE_REQUIRED {
+            map.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            map.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         }
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = match route.is_some_and(Route::is_internal) {
@@ -392,7 +547,7 @@ impl Problem {
     /// The body, JSON.
     pub fn body_json(&self) -> String {
         let body = Body {
-            r#type: self.kind(),
+            r#type: self.kind.name(),
             title: self.title,
             status: self.status.as_u16(),
             detail: &self.detail,

@@ -97,7 +97,7 @@ impl From<Tag> for String {
 }
 
 /// What of a token stays with a session that it began, so that a revocation finds it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Holder {
     /// The token.
     pub token: Tag,
@@ -120,7 +120,7 @@ impl Holder {
 }
 
 /// What a publisher was let in with, as far as it can be taken back while they publish.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Credential {
     /// The token; a stream key is one that was issued when it was shown.
     #[serde(flatten)]

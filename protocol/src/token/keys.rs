@@ -13,8 +13,8 @@ use super::{Action, Claims, Grant, MAX_BYTES, MAX_PUBLISH_BYTES, Refusal, Second
 
 /// How long a key's id is: so many characters of the key's thumbprint.
 const KID_CHARS: usize = 8;
-/// The longest `sub`, `jti`, `kid` and issuer, bytes.
-pub const MAX_TEXT_BYTES: usize = 128;
+/// The longest `sub`, `jti`, `kid` and issuer, characters.
+pub const MAX_TEXT_CHARS: usize = 128;
 
 /// Why a key is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,7 +25,7 @@ pub enum KeyError {
     )]
     Public(String),
     /// A key's id or its issuer is empty or too long.
-    #[error("{0:?} cannot be a key's id or issuer: use 1 to {MAX_TEXT_BYTES} bytes")]
+    #[error("{0:?} cannot be a key's id or issuer: use 1 to {MAX_TEXT_CHARS} characters")]
     Name(String),
     /// The tenant is not the beginning of stream names.
     #[error("{0:?} is not the beginning of stream names: use a-z, 0-9, '_' and '-'")]
@@ -50,13 +50,13 @@ pub enum MintError {
     #[error("the claims name the issuer {0:?}, which this key does not sign for")]
     Issuer(String),
     /// A claim that each token has is empty or too long.
-    #[error("a token needs a subject and an id of 1 to {MAX_TEXT_BYTES} bytes")]
+    #[error("a token needs a subject and an id of 1 to {MAX_TEXT_CHARS} characters")]
     Text,
 }
 
 /// A text that somebody is called by: there, and not too long.
 fn is_name(text: &str) -> bool {
-    (1..=MAX_TEXT_BYTES).contains(&text.len())
+    (1..=MAX_TEXT_CHARS).contains(&text.chars().count())
 }
 
 /// A key that signs tokens. Its seed is wiped when it is dropped, and never printed.
@@ -212,7 +212,7 @@ impl VerifyingKey {
 }
 
 /// A public key as others read it (RFC 7517, RFC 8037).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Jwk {
     /// The key type, `OKP`.
     pub kty: String,
@@ -230,7 +230,7 @@ pub struct Jwk {
 }
 
 /// Public keys as others read them: what `/.well-known/jwks.json` says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct Jwks {
     /// The keys.
     pub keys: Vec<Jwk>,

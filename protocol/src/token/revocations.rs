@@ -4,25 +4,32 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Action, Ask, Claims, Credential, Grant, Holder, Refusal, Seconds, StreamPattern, Tag};
+use super::{
+    Action, Ask, Claims, Credential, Grant, Holder, MAX_TEXT_CHARS, Refusal, Seconds,
+    StreamPattern, Tag,
+};
 use crate::{names::StreamName, session::Session};
 
 /// What is taken back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Revoked {
     /// One token.
     Token {
         /// Its issuer.
+        #[schemars(length(min = 1, max = MAX_TEXT_CHARS))]
         iss: String,
         /// Its id.
+        #[schemars(length(min = 1, max = MAX_TEXT_CHARS))]
         jti: String,
     },
     /// All tokens that somebody was given so far.
     Subject {
         /// Their issuer.
+        #[schemars(length(min = 1, max = MAX_TEXT_CHARS))]
         iss: String,
         /// Whom they were given to.
+        #[schemars(length(min = 1, max = MAX_TEXT_CHARS))]
         sub: String,
     },
     /// All tokens so far.
@@ -34,7 +41,7 @@ pub enum Revoked {
 }
 
 /// A revocation, as it is kept and as it crosses the links. Told twice it is the same.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Revocation {
     /// What.

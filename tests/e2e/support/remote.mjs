@@ -48,7 +48,7 @@ export async function nativeEdge({ config = '' } = {}) {
   };
   await start();
   return {
-    url, start,
+    url, start, folder,
     kill: () => process.end('SIGKILL'),
     log: () => process.output(),
     secretFile: join(folder, 'link-secret'),
@@ -59,8 +59,8 @@ export async function nativeEdge({ config = '' } = {}) {
   };
 }
 
-/** The Worker in workerd, with state that outlives it. */
-export async function workerEdge() {
+/** The Worker in workerd, with state that outlives it; `more` are variables and secrets. */
+export async function workerEdge({ vars: more = {} } = {}) {
   for (const [path, command] of [
     ['build/worker/index.js', 'edge-worker/build-worker.sh'],
     ['tests/worker/node_modules/.bin/wrangler', 'edge-worker/build-worker.sh --tools'],
@@ -71,7 +71,7 @@ export async function workerEdge() {
   const state = await newState();
   const secretFile = join(state.path, 'link-secret');
   await writeFile(secretFile, SECRET, { mode: 0o600 });
-  const vars = { LINK_SECRET: SECRET, INGEST_SERVERS: INGEST_SERVER };
+  const vars = { LINK_SECRET: SECRET, INGEST_SERVERS: INGEST_SERVER, ...more };
   let edge = await startEdge({ state, vars });
   const { url, port } = edge;
   return {

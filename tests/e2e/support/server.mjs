@@ -9,6 +9,9 @@ import { freePort } from '../../ports.mjs';
 const cache = process.env.GHOST_LIVE_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'ghost-live');
 export const BINARY = process.env.GHOST_LIVE_BINARY ?? join(process.env.CARGO_TARGET_DIR ?? join(cache, 'target'), 'release', 'ghost-live');
 
+/** Where tests/tools.sh puts what only the tests need. */
+export const TOOLS = process.env.GHOST_LIVE_TOOLS ?? join(cache, 'tools');
+
 /** Encoders, servers and browsers share what may be two cores, and how fast those are is no question of these tests: no rung is shed for it. */
 export const PATIENT = '[transcode]\nshed_after_ms = 5000\n';
 

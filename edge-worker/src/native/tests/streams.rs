@@ -291,6 +291,25 @@ async fn a_new_key_can_leave_the_one_before_it_for_a_while() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_is_not_there_has_no_links_and_no_sessions_for_its_manager_either() {
+    let bench = Bench::start().await;
+    let acme = Caller::new(&bench, "acme-*", "manage");
+    let link = json!({"name": "A link", "for_s": 60});
+    for (method, path, body) in [
+        (Method::GET, "links", None),
+        (Method::POST, "links", Some(link)),
+        (Method::DELETE, "links/AAAAAAAAAAAAAAAA", None),
+        (Method::GET, "sessions", None),
+        (Method::DELETE, "sessions/AAAAAAAAAAAAAAAA", None),
+    ] {
+        let path = format!("/api/streams/acme-gone/{path}");
+        let answer = said(acme.ask(method, &path, body).await).await;
+        assert_eq!(answer.0, 404, "{path}");
+        assert!(answer.1.contains("urn:ghost-live:problem:no-stream"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stream_that_is_deleted_ends_with_its_objects_whoever_deletes_it() {
     for beside in [false, true] {
         let bench = Bench::start().await;
