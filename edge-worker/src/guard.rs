@@ -81,7 +81,9 @@ fn class(route: &Route) -> (Class, Door) {
         | Route::Sessions(_)
         | Route::EndSession(..)
         | Route::Links(_)
-        | Route::DeleteLink(..) => (Class::Manage, Door::Manage),
+        | Route::DeleteLink(..)
+        | Route::DeadLetters
+        | Route::Resend(_) => (Class::Manage, Door::Manage),
         Route::Admit
         | Route::Configure(_)
         | Route::Open

@@ -25,6 +25,8 @@ use protocol::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::webhooks::event::Told;
+
 mod head;
 mod rate;
 #[cfg(test)]
@@ -454,6 +456,9 @@ pub struct Broadcast {
     /// What the publisher was let in with, by the last heartbeat.
     #[serde(default)]
     publisher: Option<Credential>,
+    /// How many watched, and what webhooks were told.
+    #[serde(default)]
+    told: Told,
 }
 
 /// Ticks as microseconds, rounded down, saturating.
@@ -511,6 +516,7 @@ impl Broadcast {
             version: 1,
             clock_offset_ms: None,
             publisher: None,
+            told: Told::default(),
         };
         Ok((
             broadcast,
@@ -660,6 +666,15 @@ impl Broadcast {
     /// What the publisher was let in with; `None` where that was not heard yet.
     pub fn publisher(&self) -> Option<&Credential> {
         self.publisher.as_ref()
+    }
+
+    /// How many watched, and what webhooks were told: [`crate::webhooks::event`] says what it is. Stored with the next snapshot.
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    pub(crate) fn told_mut(&mut self) -> &mut Told {
+        &mut self.told
     }
 
     /// How far the box's clock is ahead of the edge's, milliseconds, as far as heartbeats show it.

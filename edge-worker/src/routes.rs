@@ -11,7 +11,7 @@ use protocol::{
     token::Tag,
 };
 
-use crate::{live::Directives, playlist::PUBLIC};
+use crate::{live::Directives, playlist::PUBLIC, webhooks::event::EventId};
 
 mod problem;
 #[cfg(test)]
@@ -200,6 +200,10 @@ pub enum Route {
     Links(StreamName),
     /// `DELETE /api/streams/{stream}/links/{jti}`.
     DeleteLink(StreamName, String),
+    /// `GET /api/webhooks/dead`.
+    DeadLetters,
+    /// `POST /api/webhooks/dead/{id}/resend`, and `POST /api/webhooks/dead/resend` for all of them.
+    Resend(Option<EventId>),
     /// `GET /.well-known/jwks.json`.
     Jwks,
     /// `GET /api/openapi.json`: what all of these take and answer ([`crate::openapi`]).
@@ -428,7 +432,8 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
         | Route::NewKey(_)
         | Route::LogOut(_)
         | Route::Tokens
-        | Route::Revocations => "POST, OPTIONS",
+        | Route::Revocations
+        | Route::Resend(_) => "POST, OPTIONS",
         Route::Admit | Route::Open => "POST",
         Route::Links(_) | Route::Streams | Route::CreateStream => "GET, HEAD, POST, OPTIONS",
         Route::EndSession(..) | Route::DeleteLink(..) => "DELETE, OPTIONS",
@@ -502,6 +507,11 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         ["api", "tokens"] => Route::Tokens,
         ["api", "revocations"] => Route::Revocations,
         ["api", "openapi.json"] => Route::OpenApi,
+        ["api", "webhooks", "dead"] => Route::DeadLetters,
+        ["api", "webhooks", "dead", "resend"] => Route::Resend(None),
+        ["api", "webhooks", "dead", id, "resend"] => {
+            Route::Resend(Some(id.parse().map_err(|_| not_found())?))
+        }
         [".well-known", "jwks.json"] => Route::Jwks,
         ["healthz"] => Route::Health,
         ["readyz"] => Route::Ready,

@@ -8,6 +8,7 @@
 //! | [`guard`] | which addresses a webhook may lead to | RFC 6890 |
 //! | [`gate`] | whether it is asked now: a bound and a circuit breaker | |
 //! | [`event`] | what is told, and when it is told again | |
+//! | [`dead`] | what the API says of what was not taken | |
 //! | [`sql`] | the table of events | |
 //! | [`signature`] | how what is sent is signed | RFC 2104 |
 //!
@@ -26,6 +27,7 @@ use protocol::{
 use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
+pub mod dead;
 pub mod event;
 pub mod gate;
 pub mod guard;
@@ -95,6 +97,13 @@ pub struct Hook {
     /// Networks (CIDR) beside the public internet that it may lead to.
     #[serde(default)]
     pub allow_networks: Vec<IpNet>,
+    /// How often an event is sent before it is a dead letter, 1 to 20; for an hour at the most.
+    #[serde(default = "attempts")]
+    pub attempts: u32,
+    /// How long after the first attempt the second one is, milliseconds, 100 to 60,000; each next one four times as long, up to a quarter
+    /// of an hour.
+    #[serde(default = "retry_ms")]
+    pub retry_ms: u64,
 }
 
 fn all() -> StreamPattern {
@@ -109,6 +118,14 @@ fn deadline_ms() -> u64 {
 
 fn max_concurrent() -> usize {
     32
+}
+
+fn attempts() -> u32 {
+    8
+}
+
+fn retry_ms() -> u64 {
+    2_000
 }
 
 /// What is wrong with the configuration of a webhook.
@@ -201,7 +218,17 @@ impl Hook {
         range("deadline_ms", self.deadline_ms, 100, 4_000)?;
         let max = u64::try_from(self.max_concurrent).unwrap_or(u64::MAX);
         range("max_concurrent", max, 1, 1_000)?;
+        range("attempts", self.attempts.into(), 1, 20)?;
+        range("retry_ms", self.retry_ms, 100, 60_000)?;
         Ok(url)
+    }
+
+    /// How often it is sent an event, and when.
+    pub fn retries(&self) -> event::Retries {
+        event::Retries {
+            attempts: self.attempts,
+            first_ms: i64::try_from(self.retry_ms).unwrap_or(i64::MAX),
+        }
     }
 
     /// Whether what is sent crosses the public internet unencrypted: signed, but for everybody on the way to read.
@@ -260,6 +287,11 @@ impl Hooks {
     pub fn asks(&self, on: On, stream: &StreamName) -> bool {
         let one = |one: &Configured| one.hook.on.contains(&on) && one.hook.streams.covers(stream);
         self.0.iter().any(one)
+    }
+
+    /// Whether anybody is told what happens at all.
+    pub fn any_events(&self) -> bool {
+        self.0.iter().any(|one| one.hook.on.contains(&On::Events))
     }
 
     /// Those who are sent this of that stream, by their index.

@@ -46,7 +46,7 @@ fn database(files: &Files) -> anyhow::Result<web::Database> {
 pub(crate) fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::List { files } => {
-            let dead: Vec<DeadRow> = database(&files)?.read(&sql::dead())?;
+            let dead: Vec<DeadRow> = database(&files)?.read(&sql::dead(i64::MAX))?;
             for event in dead {
                 println!(
                     "{}\t{}\t{}\t{}\t{}\t{}",

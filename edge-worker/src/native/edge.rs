@@ -40,7 +40,7 @@ use crate::{
     live::Broadcast,
     sessions::Sessions,
     streams::{Bearer, Managed, Sight},
-    webhooks::{Allowed, Ask, Denied},
+    webhooks::{Allowed, Ask, Denied, On},
 };
 
 /// A broadcast's objects are left alone for so long after the last one was written, however unknown it is, milliseconds.
@@ -263,8 +263,6 @@ impl Edge {
     }
 
     fn tick(&self) {
-        // Before any of them is forgotten.
-        self.notice();
         let now = self.now_unix_ms();
         for live in self.broadcasts() {
             if !live.tick(now) {
@@ -330,6 +328,11 @@ impl Edge {
         };
         for live in all {
             live.close();
+            // The most that watched since the last snapshot.
+            if (self.0.webhooks).asks(On::Events, &live.stream) {
+                self.count(&live);
+                live.store();
+            }
             if !live.durable(Duration::from_secs(5)).await {
                 tracing::warn!(broadcast = %live.id, "the edge ends before a broadcast's last snapshot is stored");
             }
@@ -630,6 +633,8 @@ impl Edge {
         drop(broadcasts);
         let (edge, live) = (self.clone(), Arc::clone(live));
         self.0.tasks.spawn(async move {
+            // What webhooks were not told of it is kept now or never: its end, where its stream was deleted.
+            edge.notice(std::slice::from_ref(&live)).await;
             // A snapshot that is still to be written would come after its removal.
             live.durable(Duration::from_secs(5)).await;
             files::remove(&files::snapshot_path(&edge.0.config.data, &live.id));

@@ -1,54 +1,35 @@
 //! Tells webhooks what happens: notices it, keeps it in the directory's table, and sends it until it has arrived or is a dead letter.
 //!
-//! **Overflow policies**: what was noticed waits for the disk in a channel of [`NOTICED`]; what does not fit is lost, with a line in the
-//! log, for then the disk hangs. What waits for a webhook is bounded in the table, and beyond that a dead letter at once. Each webhook has
-//! one event under way, and waits for no other webhook.
+//! Nothing waits in memory: what a broadcast has to be told of is noticed again at every look until it is in the table, so that neither a
+//! disk that hangs nor a restart loses an event. What waits for a webhook is bounded in the table, and beyond that a dead letter at once.
+//! Each webhook has one event under way, and waits for no other webhook. Nobody who publishes or watches waits for any of it.
 
-use std::{
-    collections::HashSet,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::{sync::Notify, time::MissedTickBehavior};
 
-use super::{Edge, database::DatabaseError, lock, wall_unix_ms};
+use super::{Edge, EdgeError, database::DatabaseError, live::Live, wall_unix_ms};
 use crate::webhooks::{
     On,
-    event::{Event, Watcher, again},
+    dead::{self, DeadLetters, Resend},
+    event::{EventId, again},
     sql::{self, DueRow},
 };
 
-/// Events that wait to be written down.
-const NOTICED: usize = 256;
+/// How often the broadcasts are looked at for what is to be told.
+const NOTICE_EVERY: Duration = Duration::from_millis(500);
 /// How often the table is looked into for what is due: what is to be sent again, and what somebody else wants to be (`ghost-live
 /// webhooks resend`).
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long after a table that cannot be read it is looked into again.
+/// How long after a table that cannot be read or written it is tried again.
 const TROUBLE: Duration = Duration::from_secs(10);
 /// How often what is of no use any more is forgotten.
 const SWEEP_EVERY: Duration = Duration::from_secs(3_600);
 
-/// What was noticed, on its way to the table.
+/// Wakes those who send when something new is in the table.
+#[derive(Debug, Default)]
 pub(super) struct Events {
-    watcher: Mutex<Watcher>,
-    noticed: mpsc::Sender<Event>,
-    /// Taken by the task that writes down.
-    to_keep: Mutex<Option<mpsc::Receiver<Event>>>,
-    /// Woken when something new is in the table.
-    kept: Arc<Notify>,
-}
-
-impl Default for Events {
-    fn default() -> Self {
-        let (noticed, to_keep) = mpsc::channel(NOTICED);
-        Self {
-            watcher: Mutex::default(),
-            noticed,
-            to_keep: Mutex::new(Some(to_keep)),
-            kept: Arc::default(),
-        }
-    }
+    kept: Notify,
 }
 
 impl Edge {
@@ -59,77 +40,90 @@ impl Edge {
             .filter(|(_, one)| one.hook.on.contains(&On::Events))
             .map(|(index, _)| index)
             .collect();
-        let Some(to_keep) = lock(&self.events().to_keep).take() else {
-            return;
-        };
         if wanted.is_empty() {
             return;
         }
         let edge = self.clone();
-        self.tasks()
-            .spawn(async move { edge.keep_events(to_keep).await });
+        self.tasks().spawn(async move { edge.keep_events().await });
         for index in wanted {
             let edge = self.clone();
             self.tasks().spawn(async move { edge.tell(index).await });
         }
     }
 
-    /// Looks at the broadcasts for what is to be told.
-    pub(super) fn notice(&self) {
-        let hooks = self.webhooks().hooks();
-        if !hooks
-            .all()
-            .iter()
-            .any(|one| one.hook.on.contains(&On::Events))
-        {
-            return;
-        }
-        let now = self.now_unix_ms();
-        let mut there = HashSet::new();
-        for live in self.broadcasts() {
-            there.insert(live.id.clone());
-            if hooks.asked(On::Events, &live.stream).is_empty() {
-                continue;
+    /// Looks at the broadcasts now and then, until the edge ends. What happened since the last look is noticed after its next start.
+    async fn keep_events(&self) {
+        let mut look = tokio::time::interval(NOTICE_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = look.tick() => {}
+                () = self.closing().cancelled() => return,
             }
-            let viewers = self.viewers(&live.stream);
-            let mut watcher = lock(&self.events().watcher);
-            let events = live.with(|broadcast| watcher.look(broadcast, viewers, now));
-            drop(watcher);
-            for event in events {
-                if let Err(lost) = self.events().noticed.try_send(event) {
-                    let event = lost.into_inner();
-                    tracing::error!(stream = %event.stream, event = event.id(), "an event for webhooks is lost: the directory does not take it");
-                }
+            if !self.notice(&self.broadcasts()).await {
+                look.reset_after(TROUBLE);
             }
         }
-        lock(&self.events().watcher).keep(&there);
     }
 
-    /// Writes down what was noticed, to the end: what was noticed before the edge ended is told after its next start.
-    async fn keep_events(&self, mut noticed: mpsc::Receiver<Event>) {
-        loop {
-            let event = tokio::select! {
-                event = noticed.recv() => event,
-                () = self.closing().cancelled() => noticed.try_recv().ok(),
-            };
-            let Some(event) = event else { return };
-            let hooks = self.webhooks().hooks();
-            let of = |index: usize| hooks.all().get(index).map(|one| one.hook.name.as_str());
-            let now = wall_unix_ms();
-            let statements: Vec<_> = (hooks.asked(On::Events, &event.stream).into_iter())
-                .filter_map(of)
-                .map(|webhook| sql::keep(&event, webhook, now))
-                .collect();
+    /// Counts who watches these broadcasts, and keeps what is to be told of them; whether all of it could be kept.
+    pub(super) async fn notice(&self, broadcasts: &[Arc<Live>]) -> bool {
+        let hooks = self.webhooks().hooks();
+        let mut all_kept = true;
+        for live in broadcasts {
+            if !hooks.asks(On::Events, &live.stream) {
+                continue;
+            }
+            let events = self.count(live);
+            if events.is_empty() {
+                continue;
+            }
+            let statements = sql::keep_all(&events, hooks, wall_unix_ms());
             let kept = self
                 .database()
                 .with(move |database| database.execute(&statements));
             match kept.await {
-                Ok(_) => self.events().kept.notify_waiters(),
+                Ok(_) => {
+                    live.kept(&events);
+                    self.events().kept.notify_waiters();
+                }
                 Err(error) => {
-                    tracing::error!(stream = %event.stream, event = event.id(), %error, "an event for webhooks could not be kept");
+                    tracing::error!(stream = %live.stream, broadcast = %live.id, %error, "what webhooks are to be told cannot be kept");
+                    all_kept = false;
                 }
             }
         }
+        all_kept
+    }
+
+    /// Counts who watches a broadcast now; what is to be told of it.
+    pub(super) fn count(&self, live: &Live) -> Vec<crate::webhooks::event::Event> {
+        live.look(self.viewers(&live.stream), self.now_unix_ms())
+    }
+
+    /// What no webhook took.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when the directory cannot be read.
+    pub async fn dead_letters(&self) -> Result<DeadLetters, EdgeError> {
+        let rows = self
+            .database()
+            .with(|database| database.read(&dead::list()));
+        Ok(DeadLetters::of(rows.await?))
+    }
+
+    /// Has dead letters sent again: the one of that id, or all. Gives how many.
+    ///
+    /// # Errors
+    /// [`EdgeError`] when that cannot be kept.
+    pub async fn resend(&self, id: Option<&EventId>, resend: &Resend) -> Result<usize, EdgeError> {
+        let due = resend.statement(id, wall_unix_ms());
+        let changed = self
+            .database()
+            .with(move |database| database.execute(&[due]));
+        let changed = changed.await?;
+        self.events().kept.notify_waiters();
+        Ok(changed)
     }
 
     /// Sends a webhook what is due, one after the other.
@@ -175,6 +169,10 @@ impl Edge {
         let Some(event) = rows.await?.into_iter().next() else {
             return Ok(false);
         };
+        let Some(one) = self.webhooks().hooks().all().get(index) else {
+            return Ok(false);
+        };
+        let retries = one.hook.retries();
         let event: DueRow = event;
         let told = tokio::select! {
             told = self.webhooks().tell(index, &event.id, &event.body) => told,
@@ -186,7 +184,7 @@ impl Edge {
             Err(failure) => {
                 let attempts = event.attempts as u32 + 1;
                 let [random] = super::database::random()?;
-                let due = again(attempts, event.created_unix_ms as i64, now, random);
+                let due = again(retries, attempts, event.created_unix_ms as i64, now, random);
                 match due {
                     Some(_) => {
                         tracing::debug!(webhook, event = event.id, attempts, %failure, "a webhook was not told");

@@ -42,6 +42,7 @@ use crate::{
     playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
     streams::{self, Bearer, Create, Created, Rotate, Rotated, Sight},
+    webhooks::dead::{self, Resend, Resent},
 };
 
 /// How long a blocked request waits.
@@ -732,6 +733,17 @@ impl Edge {
                 let revocation = self.revoke(wanted, &manager).await;
                 let revocation = revocation.map_err(watch::kept)?;
                 Answer::json(&revocation)
+            }
+            Route::DeadLetters => {
+                self.manages(&dead::whose(), authorization(&parts.headers), peer)?;
+                Answer::json(&self.dead_letters().await.map_err(watch::kept)?)
+            }
+            Route::Resend(id) => {
+                self.manages(&dead::whose(), authorization(&parts.headers), peer)?;
+                let body = read(body, MAX_QUESTION_BYTES, QUESTION).await?;
+                let resend = Resend::read(&body)?;
+                let resent = self.resend(id.as_ref(), &resend).await;
+                Answer::json(&Resent::of(resent.map_err(watch::kept)?, id.as_ref())?)
             }
             Route::Sessions(stream) => {
                 self.manages_one(stream, authorization(&parts.headers), peer)?;

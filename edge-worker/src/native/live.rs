@@ -21,6 +21,7 @@ use super::{files, lock, text::Text};
 use crate::{
     live::{Applied, ApplyError, Broadcast, Head, MAX_TRACKS, ObjectAnswer, SegmentAnswer, Wake},
     playlist::{self, Cache},
+    webhooks::event::{self, Event},
 };
 
 /// What those who wait for a track see of it.
@@ -37,6 +38,8 @@ pub(super) struct View {
 /// A snapshot to be written.
 #[derive(Debug, Clone)]
 struct Snapshot {
+    /// How many were made before it.
+    number: u64,
     seq: u64,
     reserved_msn: u64,
     bytes: Arc<Vec<u8>>,
@@ -45,6 +48,8 @@ struct Snapshot {
 #[derive(Debug)]
 struct State {
     broadcast: Broadcast,
+    /// How many snapshots were made.
+    snapshots: u64,
     cache: Cache,
     /// Where the window began when the views were made.
     base_msn: u64,
@@ -64,6 +69,8 @@ pub(super) struct Live {
     snapshots: watch::Sender<Option<Snapshot>>,
     /// Number of the last message that is stored.
     stored: watch::Sender<u64>,
+    /// How many snapshots are written, or were replaced by one that is.
+    written: watch::Sender<u64>,
     /// Ends the connection that carries the link now.
     link: Mutex<Option<CancellationToken>>,
     /// Why no link is taken any more, for the box's operator.
@@ -102,10 +109,12 @@ impl Live {
             feeds: (0..MAX_TRACKS).map(|_| watch::Sender::default()).collect(),
             snapshots,
             stored: watch::Sender::new(broadcast.stored_seq()),
+            written: watch::Sender::new(0),
             link: Mutex::default(),
             refusal: OnceLock::new(),
             state: Mutex::new(State {
                 broadcast,
+                snapshots: 0,
                 cache: Cache::default(),
                 base_msn: 0,
                 texts_version: 0,
@@ -156,6 +165,21 @@ impl Live {
         self.with(|b| b.ended().is_none())
     }
 
+    /// Looks at it for what webhooks are to be told, while so many watch.
+    pub(super) fn look(&self, viewers: u64, now_unix_ms: i64) -> Vec<Event> {
+        event::look(&mut lock(&self.state).broadcast, viewers, now_unix_ms)
+    }
+
+    /// These are in the table: asks for that to be stored, beside what is stored once a segment.
+    pub(super) fn kept(&self, events: &[Event]) {
+        let mut state = lock(&self.state);
+        for one in events {
+            event::kept(&mut state.broadcast, one);
+        }
+        drop(state);
+        self.store();
+    }
+
     pub(super) fn resume(&self, now_unix_ms: i64) -> Option<Resume> {
         self.with(|b| b.resume(now_unix_ms))
     }
@@ -199,9 +223,12 @@ impl Live {
     /// Asks for a snapshot of now to be written.
     pub(super) fn store(&self) {
         let snapshot = {
-            let state = lock(&self.state);
+            let mut state = lock(&self.state);
             let bytes = state.broadcast.snapshot();
+            let number = state.snapshots;
+            state.snapshots += 1;
             bytes.map(|bytes| Snapshot {
+                number,
                 seq: state.broadcast.seq(),
                 reserved_msn: state.broadcast.reserved_msn(),
                 bytes: Arc::new(bytes),
@@ -219,9 +246,9 @@ impl Live {
 
     /// Waits until the last snapshot that was asked for is durable. False when that takes longer than `deadline`.
     pub(super) async fn durable(&self, deadline: Duration) -> bool {
-        let seq = self.snapshots.borrow().as_ref().map_or(0, |s| s.seq);
-        let mut stored = self.stored.subscribe();
-        let done = stored.wait_for(|stored| *stored >= seq);
+        let asked = (self.snapshots.borrow().as_ref()).map_or(0, |s| s.number + 1);
+        let mut written = self.written.subscribe();
+        let done = written.wait_for(|written| *written >= asked);
         tokio::time::timeout(deadline, done)
             .await
             .is_ok_and(|done| done.is_ok())
@@ -389,6 +416,7 @@ async fn write_snapshots(
                     .broadcast
                     .stored(snapshot.seq, snapshot.reserved_msn);
                 live.stored.send_replace(snapshot.seq);
+                live.written.send_replace(snapshot.number + 1);
                 continue;
             }
             Ok(Err(error)) => error.to_string(),

@@ -28,6 +28,7 @@ use super::{lock, wall_unix_ms};
 use crate::webhooks::{
     Allowed, Answer, Ask, Configured, Denied, Failure, Hooks, MAX_ANSWER_BYTES, On, check_head,
     decide,
+    event::TELL_DEADLINE_MS,
     gate::{Gate, Outcome, Place},
     guard, new_id,
     signature::{ID_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER},
@@ -35,9 +36,6 @@ use crate::webhooks::{
 
 /// What a webhook's server sees who asks.
 const USER_AGENT: &str = concat!("ghost-live/", env!("CARGO_PKG_VERSION"));
-
-/// How long a webhook may take to take an event, milliseconds: nobody waits for it.
-const TELL_DEADLINE_MS: u64 = 10_000;
 
 /// Why webhooks cannot be asked at all.
 #[derive(Debug, thiserror::Error)]

@@ -200,6 +200,16 @@ impl Problem {
         )
     }
 
+    /// 404: the event is no dead letter, of the webhook that was named or of any.
+    pub fn no_dead_letter() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            "no-dead-letter",
+            "No such dead letter",
+            "There is no event of that id that a webhook did not take: it may have been resent.",
+        )
+    }
+
     /// 404: the stream is known, but nothing can be played now.
     pub fn not_live() -> Self {
         Self::new(

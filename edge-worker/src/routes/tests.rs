@@ -36,6 +36,7 @@ fn every_address_of_the_design_is_known() {
         "/api/time",
         "/api/time?iso",
         "/api/studio/demo",
+        "/api/webhooks/dead",
         "/healthz",
         "/readyz",
         &format!("/internal/link/{BROADCAST}"),
@@ -46,6 +47,11 @@ fn every_address_of_the_design_is_known() {
         ("POST", "/api/streams/demo/beacon".to_owned()),
         ("POST", "/api/studio/demo/rotate-key".to_owned()),
         ("POST", "/api/studio/demo/log-out".to_owned()),
+        ("POST", "/api/webhooks/dead/resend".to_owned()),
+        (
+            "POST",
+            format!("/api/webhooks/dead/{BROADCAST}.live/resend"),
+        ),
         ("POST", "/internal/admit".to_owned()),
         ("POST", "/internal/broadcasts".to_owned()),
         ("PUT", format!("/internal/media/{key}")),
@@ -80,6 +86,8 @@ fn other_addresses_are_not_found_and_never_lead_out_of_the_bundle() {
         &format!("/live/demo/{BROADCAST}/-/v-source/index.m3u8/x"),
         "/media/x",
         "/api/nothing",
+        "/api/webhooks/dead/x/resend",
+        "/api/webhooks/dead/%/resend",
         "/internal/nothing",
     ] {
         assert_eq!(status(target), 404, "{target}");

@@ -3,7 +3,7 @@
 use protocol::names::StreamName;
 use serde::Deserialize;
 
-use super::event::Event;
+use super::{Hooks, On, event::Event};
 use crate::directory::sql::{Statement, Value};
 
 /// Most events that wait for one webhook. **Overflow policy**: what comes then is a dead letter at once, to be sent by hand.
@@ -43,6 +43,27 @@ pub struct DeadRow {
     pub attempts: f64,
     /// Why the last attempt failed.
     pub error: Option<String>,
+}
+
+/// When an event is due.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct NextRow {
+    /// Unix milliseconds; `None` where none waits.
+    pub due_unix_ms: Option<f64>,
+}
+
+/// Keeps what was noticed at once, in its order, for those who are told. One batch.
+pub fn keep_all(events: &[Event], hooks: &Hooks, now_unix_ms: i64) -> Vec<Statement> {
+    let mut statements = Vec::new();
+    for (event, behind) in events.iter().zip((0..events.len() as i64).rev()) {
+        // They are sent in the order of their times, of which each has its own.
+        let at = now_unix_ms.saturating_sub(behind);
+        for index in hooks.asked(On::Events, &event.stream) {
+            let webhook = hooks.all().get(index);
+            statements.extend(webhook.map(|one| keep(event, &one.hook.name, at)));
+        }
+    }
+    statements
 }
 
 /// Keeps an event for a webhook; one that is there already stays as it is.
@@ -97,12 +118,20 @@ pub fn failed(id: &str, webhook: &str, error: &str, due_unix_ms: Option<i64>) ->
     )
 }
 
-/// What could not be told, oldest first: [`DeadRow`]s.
-pub fn dead() -> Statement {
+/// When the next event of a webhook is due: a [`NextRow`].
+pub fn next_due(webhook: &str) -> Statement {
+    Statement::new(
+        "SELECT MIN(due_unix_ms) AS due_unix_ms FROM webhook_events WHERE webhook = ?1",
+        [webhook.into()],
+    )
+}
+
+/// What could not be told, oldest first, `most` of it: [`DeadRow`]s.
+pub fn dead(most: i64) -> Statement {
     Statement::new(
         "SELECT id, webhook, stream, created_unix_ms, attempts, error FROM webhook_events
-         WHERE due_unix_ms IS NULL AND delivered_unix_ms IS NULL ORDER BY created_unix_ms, id",
-        [],
+         WHERE due_unix_ms IS NULL AND delivered_unix_ms IS NULL ORDER BY created_unix_ms, id, webhook LIMIT ?1",
+        [most.into()],
     )
 }
 

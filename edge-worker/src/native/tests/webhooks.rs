@@ -616,7 +616,7 @@ async fn a_server_that_fails_time_and_again_is_left_alone_and_asked_again_later(
 
 /// What the table says could not be told.
 async fn dead(bench: &Bench) -> Vec<DeadRow> {
-    let rows = (bench.edge.database()).with(|database| database.read(&sql::dead()));
+    let rows = (bench.edge.database()).with(|database| database.read(&sql::dead(i64::MAX)));
     rows.await.unwrap()
 }
 
@@ -845,7 +845,7 @@ fn what_waits_is_bounded_and_so_are_dead_letters() {
     // One that is there is not kept a second time.
     assert_eq!(database.execute(std::slice::from_ref(&others)).unwrap(), 1);
     assert_eq!(database.execute(&[others]).unwrap(), 0);
-    let dead: Vec<DeadRow> = database.read(&sql::dead()).unwrap();
+    let dead: Vec<DeadRow> = database.read(&sql::dead(i64::MAX)).unwrap();
     assert_eq!(dead.len(), 5);
     assert!(dead.iter().all(|row| row.webhook == "a"));
     assert_eq!(
@@ -867,11 +867,22 @@ fn what_waits_is_bounded_and_so_are_dead_letters() {
     database.execute(&[delivered]).unwrap();
     let month = 30 * 24 * 3_600 * 1_000;
     database.execute(&sql::sweep(3_000 + month)).unwrap();
-    assert_eq!(database.read::<DeadRow>(&sql::dead()).unwrap().len(), 4);
+    assert_eq!(
+        database
+            .read::<DeadRow>(&sql::dead(i64::MAX))
+            .unwrap()
+            .len(),
+        4
+    );
     let again = sql::keep(&event(too_many - 5), "a", 4_000);
     database.execute(&[again]).unwrap();
     database.execute(&sql::sweep(3_000 + 5 * month)).unwrap();
-    assert!(database.read::<DeadRow>(&sql::dead()).unwrap().is_empty());
+    assert!(
+        database
+            .read::<DeadRow>(&sql::dead(i64::MAX))
+            .unwrap()
+            .is_empty()
+    );
     assert!(next(&database, "a", i64::MAX).is_none());
 }
 
@@ -904,5 +915,213 @@ async fn a_viewer_is_sent_to_another_stream_of_the_same_webhook_with_a_session_f
         let here = format!("/live/demo/{file}?session={session}");
         assert_eq!(bench.get(&here).await.status(), 401);
     }
+    bench.end().await;
+}
+
+fn beacon(viewer: usize) -> crate::audience::Beacon {
+    crate::audience::Beacon {
+        viewer: format!("viewer-{viewer}"),
+        left: false,
+        session: None,
+    }
+}
+
+/// A server that takes every event.
+async fn takes_all() -> HookServer {
+    HookServer::start(Does::Says(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec())).await
+}
+
+fn configured(hook: &Value) -> Hooks {
+    let hook = serde_json::from_value(hook.clone()).unwrap();
+    Hooks::new([(hook, Secret::new(HOOK_SECRET))]).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peak_is_of_the_whole_broadcast_whatever_restarts_meanwhile() {
+    let server = takes_all().await;
+    let hook = server.hook("demo", json!({"on": ["events"]}));
+    let bench = bench(std::slice::from_ref(&hook), &[]).await;
+    let (mut source, link) = bench.on_air(2).await;
+    for viewer in 0..3 {
+        bench.edge.beacon(&stream(), &beacon(viewer));
+    }
+    bench
+        .wait_for("the peak is told", |_| server.sent().len() == 2)
+        .await;
+    // Without another segment, and without an orderly end: a crash forgets nothing that was told.
+    let snapshot = bench.edge.config().snapshot_path(&id());
+    let stored =
+        || -> Value { serde_json::from_slice(&std::fs::read(&snapshot).unwrap()).unwrap() };
+    bench
+        .wait_for("the peak is stored", |_| stored()["told"]["told_peak"] == 3)
+        .await;
+    // Told at the end, for the minute since the last peak is not over.
+    for viewer in 3..5 {
+        bench.edge.beacon(&stream(), &beacon(viewer));
+    }
+    drop(link);
+    let (folder, store) = bench.end().await;
+    let hooks = configured(&hook);
+    let bench = Bench::with(folder, store, None, |config| config.webhooks = hooks).await;
+    bench.edge.beacon(&stream(), &beacon(0));
+    let mut link = bench.edge.connect(id());
+    let welcome = link.from_edge.recv().await;
+    assert_eq!(welcome, Some(ToCore::Welcome { seq: source.seq }));
+    bench.send(&link, &[source.close()]).await;
+    bench
+        .wait_for("the end is told", |_| server.sent().len() == 4)
+        .await;
+    let sent = server.sent();
+    assert_eq!(
+        types(&sent),
+        [
+            "broadcast.live",
+            "viewers.peak",
+            "viewers.peak",
+            "broadcast.ended"
+        ]
+    );
+    assert_eq!(sent[2].json()["viewers"], 5);
+    assert_eq!(sent[3].json()["peak_viewers"], 5);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_of_a_deleted_stream_is_told_too() {
+    let server = takes_all().await;
+    let hook = server.hook("demo", json!({"on": ["events"]}));
+    let bench = bench(&[hook], &[]).await;
+    let (_source, _link) = bench.on_air(2).await;
+    bench
+        .wait_for("it is live", |_| server.sent().len() == 1)
+        .await;
+    bench.edge.delete_stream(&stream()).await.unwrap();
+    bench
+        .wait_for("its end is told", |_| server.sent().len() == 2)
+        .await;
+    assert_eq!(server.sent()[1].json()["reason"], "stopped");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_administrator_lists_and_resends_dead_letters_and_nobody_else_does() {
+    let server = HookServer::start(Does::Says(response("410 Gone", "text/plain", ""))).await;
+    let hook = server.hook(
+        "demo",
+        json!({"on": ["events"], "name": "members", "attempts": 2, "retry_ms": 100}),
+    );
+    let bench = bench(&[hook], &[]).await;
+    let keyring = load_keyring(&bench.folder.path().join("edge")).unwrap();
+    let access = crate::access::Access::new(INSTALLATION, keyring, &[]).unwrap();
+    let token = |wanted: Value| {
+        let wanted = serde_json::from_value(wanted).unwrap();
+        let minted = access.mint_as_owner(&wanted, [9; 12], wall_unix_ms());
+        minted.unwrap().token
+    };
+    let admin = token(json!({"stream": "*", "act": "manage", "for_s": 600}));
+    let client = reqwest::Client::new();
+    let ask = async |method: Method, path: &str, bearer: Option<&str>, body: Option<&str>| {
+        let mut request = client.request(method, bench.url(path));
+        if let Some(token) = bearer {
+            request = request.bearer_auth(token);
+        }
+        if let Some(body) = body {
+            request = request.body(body.to_owned());
+        }
+        let answer = request.send().await.unwrap();
+        let status = answer.status().as_u16();
+        assert_eq!(cache_control(&answer), "no-store");
+        (status, answer.json::<Value>().await.unwrap())
+    };
+    const DEAD: &str = "/api/webhooks/dead";
+    const RESEND: &str = "/api/webhooks/dead/resend";
+    let (status, none) = ask(Method::GET, DEAD, Some(&admin), None).await;
+    assert_eq!((status, none), (200, json!({"dead": [], "more": false})));
+
+    let (_source, _link) = bench.on_air(2).await;
+    let began = Instant::now();
+    let list = loop {
+        let (_, list) = ask(Method::GET, DEAD, Some(&admin), None).await;
+        if list["dead"] != json!([]) {
+            break list;
+        }
+        assert!(began.elapsed() < Duration::from_secs(20), "no dead letter");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let event = format!("{}.live", id());
+    let created = list["dead"][0]["created"].clone();
+    assert_eq!(
+        list,
+        json!({"dead": [{"id": event, "webhook": "members", "stream": "demo", "created": created, "attempts": 2,
+            "error": "it answered with status 410, and only 2xx takes an event"}], "more": false})
+    );
+    assert_eq!(server.sent().len(), 2);
+
+    // Neither somebody who manages streams, nor the studio, nor a stranger.
+    let some = token(json!({"stream": "d*", "act": "manage", "for_s": 600}));
+    let one = token(json!({"stream": "demo", "act": "manage", "for_s": 600}));
+    let watcher = token(json!({"stream": "*", "act": "watch", "for_s": 600}));
+    let studio = bench.entry().studio_secret;
+    let again = format!("{DEAD}/{event}/resend");
+    for (bearer, status) in [
+        (None, 401),
+        (Some(&studio), 401),
+        (Some(&some), 403),
+        (Some(&one), 403),
+        (Some(&watcher), 403),
+    ] {
+        let bearer = bearer.map(String::as_str);
+        assert_eq!(
+            ask(Method::GET, DEAD, bearer, None).await.0,
+            status,
+            "{bearer:?}"
+        );
+        for path in [RESEND, &again] {
+            assert_eq!(
+                ask(Method::POST, path, bearer, None).await.0,
+                status,
+                "{bearer:?}"
+            );
+        }
+    }
+    assert_eq!(server.sent().len(), 2, "nothing was resent");
+
+    let admin = Some(admin.as_str());
+    let none = format!("{DEAD}/{}.ended/resend", id());
+    for (path, body, status) in [
+        (none.as_str(), None, 404),
+        (again.as_str(), Some(r#"{"webhook": "others"}"#), 404),
+        (again.as_str(), Some(r#"{"hook": "members"}"#), 400),
+        (RESEND, Some("["), 400),
+    ] {
+        assert_eq!(
+            ask(Method::POST, path, admin, body).await.0,
+            status,
+            "{path} {body:?}"
+        );
+    }
+    let (status, resent) = ask(
+        Method::POST,
+        RESEND,
+        admin,
+        Some(r#"{"webhook": "others"}"#),
+    )
+    .await;
+    assert_eq!((status, resent), (200, json!({"resent": 0})));
+    server.now(Does::Says(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()));
+    let (status, resent) = ask(
+        Method::POST,
+        &again,
+        admin,
+        Some(r#"{"webhook": "members"}"#),
+    )
+    .await;
+    assert_eq!((status, resent), (200, json!({"resent": 1})));
+    bench
+        .wait_for("it is sent again", |_| server.sent().len() == 3)
+        .await;
+    let (_, list) = ask(Method::GET, DEAD, admin, None).await;
+    assert_eq!(list["dead"], json!([]));
+    assert_eq!(ask(Method::POST, &again, admin, None).await.0, 404);
     bench.end().await;
 }
