@@ -9,6 +9,7 @@
 //! | `access` | tokens | secret `TOKEN_KEYS` |
 //! | `streams` | streams made, changed and deleted by their managers | |
 //! | `webhooks` | asks an operator's own server | `fetch`, secret `WEBHOOK_SECRETS` |
+//! | `events` | tells it what happens | D1, and a Durable Object by webhook name |
 //! | `directory` | streams, keys and broadcasts; what the isolate remembers of them | D1 |
 //! | `guard` | who may come at all, and how often | the isolate's memory |
 //! | `media` | objects | R2 binding, or any S3 origin over HTTP |
@@ -35,6 +36,7 @@ mod access;
 mod answer;
 mod broadcast;
 mod directory;
+mod events;
 mod guard;
 mod leaf;
 mod media;
@@ -52,6 +54,7 @@ mod binding {
     pub(super) const BROADCAST: &str = "BROADCAST";
     pub(super) const LEAF: &str = "LEAF";
     pub(super) const STREAM: &str = "STREAM";
+    pub(super) const WEBHOOK: &str = "WEBHOOK";
     pub(super) const DIRECTORY: &str = "DIRECTORY";
     pub(super) const MEDIA: &str = "MEDIA";
     pub(super) const PAGES: &str = "PAGES";
@@ -321,6 +324,7 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         | Route::EndSession(..)
         | Route::Links(_)
         | Route::DeleteLink(..) => watch::manage(route, request, &env).await,
+        Route::DeadLetters | Route::Resend(_) => events::manage(route, request, &env).await,
         Route::Object(key) => {
             if !directory::has_broadcast(&env, &context, &key.stream, &key.broadcast).await? {
                 return problem(Some(route), &Problem::not_found());

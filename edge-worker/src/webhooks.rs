@@ -289,11 +289,6 @@ impl Hooks {
         self.0.iter().any(one)
     }
 
-    /// Whether anybody is told what happens at all.
-    pub fn any_events(&self) -> bool {
-        self.0.iter().any(|one| one.hook.on.contains(&On::Events))
-    }
-
     /// Those who are sent this of that stream, by their index.
     pub fn asked(&self, on: On, stream: &StreamName) -> Vec<usize> {
         let asked = |(_, one): &(usize, &Configured)| {

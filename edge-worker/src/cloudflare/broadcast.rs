@@ -17,7 +17,7 @@ use protocol::{
     internal::{Open, OpenAnswer},
     link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
     link_auth,
-    names::BroadcastId,
+    names::{BroadcastId, StreamName},
     token::Credential,
 };
 use wasm_bindgen::JsValue;
@@ -29,12 +29,13 @@ use worker::{
 use super::{
     access,
     answer::{self, problem},
-    binding, directory, now_unix_ms, stream, watch,
+    binding, directory, events, now_unix_ms, stream, watch, webhooks,
 };
 use crate::{
     api::OnAir,
     live::{Applied, Broadcast},
     routes::{Caching, Problem},
+    webhooks::{On, event},
 };
 
 /// Address of the link inside the object.
@@ -104,6 +105,8 @@ struct Object {
     said_playable: Cell<bool>,
     /// How far the box's clock is ahead, as the directory knows it, milliseconds.
     said_clock_ms: Cell<Option<i64>>,
+    /// Whether it is to look after itself again at once, for what webhooks are to be told.
+    soon: Cell<bool>,
     /// The last revocation that it was told of.
     revoked: Cell<i64>,
     /// Whose token the publisher had when that was last compared with what was taken back.
@@ -123,6 +126,7 @@ impl DurableObject for BroadcastObject {
             heard_unix_ms: Cell::new(now_unix_ms()),
             said_playable: Cell::default(),
             said_clock_ms: Cell::default(),
+            soon: Cell::default(),
             revoked: Cell::default(),
             checked: RefCell::default(),
         });
@@ -206,7 +210,11 @@ impl DurableObject for BroadcastObject {
     }
 
     async fn alarm(&self) -> Result<Response> {
-        self.look_after().await?;
+        // The platform gives an alarm that fails up after some minutes; a broadcast is looked after for as long as it is there.
+        if let Err(error) = self.look_after().await {
+            worker::console_error!("a broadcast could not be looked after: {error}");
+            self.object.storage.set_alarm(ALARM_MS).await?;
+        }
         Response::empty()
     }
 }
@@ -359,6 +367,7 @@ impl BroadcastObject {
             serde_json::to_string(&reason)?
         ));
         self.object.store().await?;
+        self.object.tell_soon().await;
         self.object.say_closed().await
     }
 
@@ -442,6 +451,7 @@ impl BroadcastObject {
                         "the directory could not be told that a broadcast can be played: {error}"
                     );
                 }
+                object.tell_soon().await;
             });
         }
         Ok(Ok(()))
@@ -525,6 +535,7 @@ impl BroadcastObject {
 
     async fn look_after(&self) -> Result<()> {
         let now = now_unix_ms();
+        self.object.soon.set(false);
         let links = self.state.get_websockets_with_tag(LINK);
         if now - self.object.heard_unix_ms.get() > SILENT_MS {
             for link in &links {
@@ -541,11 +552,16 @@ impl BroadcastObject {
             .as_mut()
             .map(|live| live.tick(now));
         self.ended(applied, CloseReason::Lost).await?;
+        let told = self.object.tell().await;
+        if let Err(error) = &told {
+            worker::console_error!("what webhooks are to be told cannot be kept: {error}");
+        }
         let (ended, expired) = match self.object.live.borrow().as_ref() {
             Some(live) => (live.ended().is_some(), live.is_expired(now)),
             None => return Ok(()),
         };
-        if expired {
+        // What webhooks were not told of it is kept first, however long the directory does not answer.
+        if expired && told.is_ok() {
             // Nobody asks for it any more: its playlists are over and its objects are gone.
             for leaf in self.state.get_websockets_with_tag(FEED) {
                 leaf.close(Some(1000), Some("the broadcast is over")).ok();
@@ -559,7 +575,11 @@ impl BroadcastObject {
             // Once more, should the directory not have answered when it ended.
             self.object.say_closed().await?;
         }
-        let later = if ended { 6 * ALARM_MS } else { ALARM_MS };
+        let later = match (told.is_ok() && ended, self.object.soon.get()) {
+            (_, true) => 0,
+            (true, false) => 6 * ALARM_MS,
+            (false, false) => ALARM_MS,
+        };
         self.object.storage.set_alarm(later).await
     }
 }
@@ -620,6 +640,7 @@ impl Object {
         // The link may be gone by now; then the next one begins with a welcome that says the same.
         send(link, &ToCore::Ack { seq }).ok();
         if ended {
+            self.tell_soon().await;
             self.say_closed().await?;
         }
         Ok(())
@@ -637,6 +658,59 @@ impl Object {
             self.said_playable.set(false);
         }
         said
+    }
+
+    /// Something happened that webhooks are to be told: the next alarm does it, behind everything else, though the isolate may end before.
+    async fn tell_soon(&self) {
+        let set = async {
+            if self.asks()?.is_some() {
+                self.soon.set(true);
+                self.storage.set_alarm(0).await?;
+            }
+            Ok::<_, Error>(())
+        };
+        if let Err(error) = set.await {
+            worker::console_warn!("webhooks are told late: {error}");
+        }
+    }
+
+    /// Its stream, where a webhook is told what happens to it.
+    fn asks(&self) -> Result<Option<StreamName>> {
+        let stream = (self.live.borrow().as_ref()).map(|live| live.stream().clone());
+        let Some(stream) = stream else {
+            return Ok(None);
+        };
+        Ok(webhooks::asks(&self.env, On::Events, &stream)?.then_some(stream))
+    }
+
+    /// Counts who watches, and keeps what webhooks are to be told.
+    async fn tell(&self) -> Result<()> {
+        let Some(stream) = self.asks()? else {
+            return Ok(());
+        };
+        let now = now_unix_ms();
+        let counts = (self.live.borrow().as_ref()).is_some_and(|live| event::counts(live, now));
+        let watched = match counts {
+            true => stream::watched(&self.env, &stream).await?,
+            false => 0,
+        };
+        let events = match self.live.borrow_mut().as_mut() {
+            Some(live) => {
+                event::watched(live, watched);
+                event::look(live, 0, now)
+            }
+            None => return Ok(()),
+        };
+        if events.is_empty() {
+            return Ok(());
+        }
+        events::keep(&self.env, &events).await?;
+        if let Some(live) = self.live.borrow_mut().as_mut() {
+            for one in &events {
+                event::kept(live, one);
+            }
+        }
+        self.store().await
     }
 
     async fn say_closed(&self) -> Result<()> {

@@ -37,6 +37,8 @@ pub(super) const SEEN: &str = "seen";
 pub(super) const LEFT: &str = "left";
 /// Who watches with a token.
 pub(super) const SESSIONS: &str = "sessions";
+/// How many watched at the most since this was asked last.
+const WATCHED: &str = "watched";
 const DELETED_KEY: &str = "deleted";
 /// How often the objects of a deleted stream are looked for, milliseconds, and for how long at the least.
 const SWEEP_MS: i64 = 30_000;
@@ -119,6 +121,12 @@ pub(super) async fn beacon(
     nothing(Some(route))
 }
 
+/// How many watched a stream at one time at the most, since this was asked last.
+pub(super) async fn watched(env: &Env, stream: &StreamName) -> Result<u64> {
+    let mut given = question(env, stream, WATCHED, String::new()).await?;
+    given.json().await
+}
+
 pub(super) async fn question(
     env: &Env,
     stream: &StreamName,
@@ -151,7 +159,17 @@ struct Viewers {
     stream: RefCell<Option<StreamName>>,
     said_unix_ms: Cell<i64>,
     said: Cell<usize>,
+    /// How many watched at the most since the broadcast's object asked.
+    most: Cell<usize>,
     alarm_set: Cell<bool>,
+}
+
+impl Viewers {
+    /// How many watch now.
+    fn count(&self, now_unix_ms: i64) -> usize {
+        let beacons = self.audience.borrow_mut().count(now_unix_ms);
+        beacons + self.sessions.borrow_mut().count(now_unix_ms)
+    }
 }
 
 impl DurableObject for StreamObject {
@@ -163,6 +181,7 @@ impl DurableObject for StreamObject {
             stream: RefCell::default(),
             said_unix_ms: Cell::default(),
             said: Cell::new(usize::MAX),
+            most: Cell::default(),
             alarm_set: Cell::default(),
         };
         Self {
@@ -247,6 +266,11 @@ impl DurableObject for StreamObject {
                 let list = SessionList { sessions };
                 json(None, StatusCode::OK, Caching::Never, &list)
             }
+            "/watched" => {
+                let count = self.viewers.count(now_unix_ms());
+                let most = self.viewers.most.replace(count).max(count);
+                json(None, StatusCode::OK, Caching::Never, &most)
+            }
             _ => problem(None, &Problem::not_found()),
         }
     }
@@ -304,8 +328,8 @@ impl StreamObject {
     async fn say(&self) -> Result<()> {
         let viewers = &self.viewers;
         let now = now_unix_ms();
-        let beacons = viewers.audience.borrow_mut().count(now);
-        let count = beacons + viewers.sessions.borrow_mut().count(now);
+        let count = viewers.count(now);
+        viewers.most.set(viewers.most.get().max(count));
         let Some(stream) = viewers.stream.borrow().clone() else {
             return Ok(());
         };

@@ -1,4 +1,4 @@
-//! Asks webhooks from the Worker. They are the variable `WEBHOOKS`, a JSON list of what ghost-live.toml has as `[[webhooks]]`; their
+//! Asks webhooks from the Worker, and sends them events. They are the variable `WEBHOOKS`, a JSON list of what ghost-live.toml has as `[[webhooks]]`; their
 //! secrets are the secret `WEBHOOK_SECRETS`, a JSON object by the webhooks' names.
 //!
 //! Here nobody can resolve a name himself and connect to an address that was checked: `fetch` does both. A webhook whose host is an
@@ -20,12 +20,15 @@ use worker::{
 };
 
 use super::{binding, now_unix_ms, random};
+use crate::directory::sql::Statement;
 use crate::webhooks::{
     Allowed, Answer, Ask, Configured, Denied, Failure, Hook, Hooks, MAX_ANSWER_BYTES, On,
     check_head, decide,
+    event::{Event, Retries, TELL_DEADLINE_MS},
     gate::{Gate, Outcome, Place},
     guard, new_id,
     signature::{ID_HEADER, SIGNATURE_HEADER, Secret, TIMESTAMP_HEADER},
+    sql,
 };
 
 /// The webhooks with their gates, in their order: one for publishers and one for viewers each.
@@ -87,6 +90,68 @@ pub(super) fn asks(env: &Env, on: On, stream: &StreamName) -> Result<bool> {
     Ok(webhooks(env)?.hooks.asks(on, stream))
 }
 
+/// What keeps these events for those who are told.
+///
+/// # Errors
+/// When the configuration cannot be read.
+pub(super) fn keep_all(env: &Env, events: &[Event], now_unix_ms: i64) -> Result<Vec<Statement>> {
+    Ok(sql::keep_all(events, &webhooks(env)?.hooks, now_unix_ms))
+}
+
+/// The names of those that are meant of the webhooks that are told what happens.
+///
+/// # Errors
+/// When the configuration cannot be read.
+pub(super) fn told(env: &Env, meant: impl Fn(&Hook) -> bool) -> Result<Vec<String>> {
+    let webhooks = webhooks(env)?;
+    let hooks = webhooks.hooks.all().iter().map(|one| &one.hook);
+    let told = hooks.filter(|hook| hook.on.contains(&On::Events) && meant(hook));
+    Ok(told.map(|hook| hook.name.clone()).collect())
+}
+
+/// A webhook that is told what happens.
+pub(super) struct Told(Configured);
+
+impl Told {
+    /// The one of that name, if there is one.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read.
+    pub(super) fn find(env: &Env, name: &str) -> Result<Option<Self>> {
+        let wanted = |one: &&Configured| one.hook.name == name && one.hook.on.contains(&On::Events);
+        let found = webhooks(env)?.hooks.all().iter().find(wanted).cloned();
+        Ok(found.map(Self))
+    }
+
+    /// How often it is sent an event, and when.
+    pub(super) fn retries(&self) -> Retries {
+        self.0.hook.retries()
+    }
+
+    /// Tells it of an event. What it says beside the status is not read.
+    pub(super) async fn tell(&self, id: &str, body: &str) -> std::result::Result<(), Failure> {
+        let one = &self.0;
+        permitted(one)?;
+        let request = request(one, id, body, now_unix_ms()).map_err(unreachable)?;
+        let controller = AbortController::default();
+        let signal = controller.signal();
+        let asked = Fetch::Request(request);
+        let sent = pin!(asked.send_with_signal(&signal));
+        let deadline = Delay::from(Duration::from_millis(TELL_DEADLINE_MS));
+        let status = match select(sent, deadline).await {
+            Either::Left((Ok(response), _)) => Ok(response.status_code()),
+            Either::Left((Err(error), _)) => Err(unreachable(error)),
+            Either::Right(((), _)) => Err(Failure::Deadline(TELL_DEADLINE_MS)),
+        };
+        // The rest of what it says, which may have no end, is for nobody.
+        controller.abort();
+        match status? {
+            200..=299 => Ok(()),
+            status => Err(Failure::NotTaken(status)),
+        }
+    }
+}
+
 /// Asks all who have a say, at once, and gives what comes of it. Without any the answer is there at once. Webhooks whose configuration
 /// cannot be read let nobody in.
 ///
@@ -136,11 +201,7 @@ impl Webhooks {
         let (Some(one), Some(gates)) = (self.hooks.all().get(index), self.gates.get(index)) else {
             return Err(Failure::Unreachable("there is no such webhook".to_owned()));
         };
-        if let Some(Host::Domain(name)) = one.url.host()
-            && one.hook.allow_networks.is_empty()
-        {
-            guard::check_name(name)?;
-        }
+        permitted(one)?;
         let gate = &gates[usize::from(ask.on != On::Publish)];
         let place = gate.borrow_mut().enter(ask.address, now_unix_ms())?;
         let mut inside = Inside {
@@ -165,6 +226,14 @@ impl Webhooks {
     }
 }
 
+/// Whether it may lead where it leads, as far as its name says it; an address was checked when it was read.
+fn permitted(one: &Configured) -> std::result::Result<(), guard::Forbidden> {
+    match one.url.host() {
+        Some(Host::Domain(name)) if one.hook.allow_networks.is_empty() => guard::check_name(name),
+        _ => Ok(()),
+    }
+}
+
 fn unreachable(error: worker::Error) -> Failure {
     Failure::Unreachable(error.to_string())
 }
@@ -175,7 +244,10 @@ async fn exchange(
     ask: &Ask,
     signal: AbortSignal,
 ) -> std::result::Result<Answer, Failure> {
-    let request = request(to, ask).map_err(unreachable)?;
+    let (id, now) = (new_id(random().map_err(unreachable)?), now_unix_ms());
+    let body = ask.body(&id, now);
+    let body = String::from_utf8_lossy(&body);
+    let request = request(to, &id, &body, now).map_err(unreachable)?;
     let asked = Fetch::Request(request);
     let sent = asked.send_with_signal(&signal);
     let mut response = sent.await.map_err(unreachable)?;
@@ -193,10 +265,8 @@ async fn exchange(
     Answer::read(&body)
 }
 
-fn request(to: &Configured, ask: &Ask) -> Result<Request> {
-    let now = now_unix_ms();
-    let id = new_id(random()?);
-    let body = ask.body(&id, now);
+/// What is sent, signed.
+fn request(to: &Configured, id: &str, body: &str, now: i64) -> Result<Request> {
     let timestamp_s = now.div_euclid(1_000);
     let headers = Headers::new();
     for (name, value) in [
@@ -206,21 +276,20 @@ fn request(to: &Configured, ask: &Ask) -> Result<Request> {
             "user-agent",
             concat!("ghost-live/", env!("CARGO_PKG_VERSION")),
         ),
-        (ID_HEADER, id.as_str()),
+        (ID_HEADER, id),
         (TIMESTAMP_HEADER, timestamp_s.to_string().as_str()),
         (
             SIGNATURE_HEADER,
-            to.secret.sign(timestamp_s, &body).as_str(),
+            to.secret.sign(timestamp_s, body.as_bytes()).as_str(),
         ),
     ] {
         headers.set(name, value)?;
     }
-    let body = String::from_utf8_lossy(&body);
     let mut init = RequestInit::new();
     init.with_method(Method::Post)
         .with_headers(headers)
         .with_redirect(RequestRedirect::Manual)
         .with_cache(CacheMode::NoStore)
-        .with_body(Some(JsValue::from_str(&body)));
+        .with_body(Some(JsValue::from_str(body)));
     Request::new_with_init(to.url.as_str(), &init)
 }

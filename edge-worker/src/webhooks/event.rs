@@ -16,6 +16,8 @@ pub const PEAK_EVERY_MS: i64 = 60_000;
 pub const TRIED_FOR_MS: i64 = 3_600_000;
 /// Two attempts are never further apart, milliseconds.
 const LONGEST_MS: i64 = 15 * 60_000;
+/// Where viewers are asked about now and then, those from before a broadcast's end are asked about for so long after it, milliseconds.
+const COUNTED_AFTER_MS: i64 = 5_000;
 /// How long a webhook may take to take an event, milliseconds: nobody waits for it.
 pub const TELL_DEADLINE_MS: u64 = 10_000;
 
@@ -161,8 +163,7 @@ pub fn look(broadcast: &mut Broadcast, viewers: u64, now_unix_ms: i64) -> Vec<Ev
     let ended = broadcast.ended();
     // Who watches the rest of one that has ended makes no peak.
     if ended.is_none() {
-        let told = broadcast.told_mut();
-        told.peak = told.peak.max(viewers);
+        watched(broadcast, viewers);
     }
     let told = *broadcast.told();
     let mut tell = |what| {
@@ -192,6 +193,20 @@ pub fn look(broadcast: &mut Broadcast, viewers: u64, now_unix_ms: i64) -> Vec<Ev
         });
     }
     events
+}
+
+/// Whether who watched lately watched this broadcast: it goes on, or it ended a moment ago and that is not told yet.
+pub fn counts(broadcast: &Broadcast, now_unix_ms: i64) -> bool {
+    let lately = |at: i64| now_unix_ms.saturating_sub(at) < COUNTED_AFTER_MS;
+    broadcast.is_playable()
+        && !broadcast.told().ended
+        && (broadcast.ended()).is_none_or(|ended| lately(ended.at_unix_ms))
+}
+
+/// So many watched it at one time.
+pub fn watched(broadcast: &mut Broadcast, viewers: u64) {
+    let told = broadcast.told_mut();
+    told.peak = told.peak.max(viewers);
 }
 
 /// An event is in the table, and told from there: it is not noticed again.
