@@ -7,7 +7,7 @@ use tokio::{
     io::AsyncWriteExt,
     net::TcpStream,
     task::JoinSet,
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use crate::{
@@ -23,7 +23,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// `connect ADDRESS COUNT`; `ask PATH CODING`: sends a request on each connection; `answers UNIX_NS`: waits for the answers and says median,
 /// 99th percentile and maximum of their times since then, microseconds; `load PATH CODING SECONDS`: asks again and again on each connection
-/// and says requests, microseconds, and median and 99th percentile of a request, microseconds.
+/// and says requests, microseconds, and median and 99th percentile of a request, microseconds; `pace PATH CODING SECONDS MS`: asks on each
+/// connection, and again so many milliseconds later when it was answered, and says median, 99th percentile and maximum, microseconds.
 pub(crate) async fn run() -> Result<()> {
     println!("ready");
     let mut connections: Vec<TcpStream> = Vec::new();
@@ -104,6 +105,39 @@ pub(crate) async fn run() -> Result<()> {
                     times.len(),
                     quantile(&times, 0.5),
                     quantile(&times, 0.99)
+                );
+            }
+            ["pace", path, coding, seconds, ms] => {
+                let request = request(path, coding);
+                let end = Instant::now() + Duration::from_secs_f64(seconds.parse()?);
+                let every = Duration::from_millis(ms.parse()?);
+                let mut viewers = JoinSet::new();
+                for mut stream in connections.drain(..) {
+                    let request = request.clone();
+                    viewers.spawn(async move {
+                        let mut times = Vec::new();
+                        while Instant::now() < end {
+                            let began = Instant::now();
+                            stream.write_all(request.as_bytes()).await?;
+                            answer(&stream).await?;
+                            times.push(began.elapsed().as_secs_f64() * 1e6);
+                            sleep(every).await;
+                        }
+                        Ok::<_, anyhow::Error>((stream, times))
+                    });
+                }
+                let mut times = Vec::new();
+                while let Some(done) = viewers.join_next().await {
+                    let (stream, own) = done??;
+                    connections.push(stream);
+                    times.extend(own);
+                }
+                times.sort_by(f64::total_cmp);
+                println!(
+                    "{} {} {}",
+                    quantile(&times, 0.5),
+                    quantile(&times, 0.99),
+                    quantile(&times, 1.0)
                 );
             }
             _ => bail!("the clients know no command {command:?}"),

@@ -45,13 +45,13 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// A broadcast of `stream` that has been on for as long as the window, at this Unix time.
-    pub(crate) fn new(stream: StreamName, now_unix_ms: i64) -> Result<Self> {
+    /// A broadcast of `stream`, one of several by its number, that has been on for as long as the window, at this Unix time.
+    pub(crate) fn new(stream: StreamName, number: u8, now_unix_ms: i64) -> Result<Self> {
         let tracks: Result<Vec<TrackName>, _> =
             TRACKS.iter().map(|(name, _)| name.parse()).collect();
         Ok(Self {
             stream,
-            broadcast: BroadcastId::from_random([1; 16]),
+            broadcast: BroadcastId::from_random([number; 16]),
             epoch_unix_ms: now_unix_ms - i64::from(WINDOW_S) * 1_000,
             seq: 0,
             tags: 0,

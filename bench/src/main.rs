@@ -15,6 +15,7 @@ mod playlists;
 mod servers;
 mod table;
 mod waiters;
+mod webhooks;
 
 use clap::Parser;
 
@@ -36,6 +37,8 @@ enum Bench {
     Playlists(playlists::Args),
     /// Untouched RTMP streams: CPU of one, beside a bare reader of the same bytes.
     Ingest(ingest::Args),
+    /// Playlists and admissions of others while a webhook's server hangs, is dead or lies, beside one that answers.
+    Webhooks(webhooks::Args),
     /// A process that another subcommand starts.
     #[command(subcommand, hide = true)]
     Child(Child),
@@ -50,6 +53,8 @@ enum Child {
     Ingest,
     Sink,
     Publishers { clip: String },
+    Hooks,
+    Hooked { addresses: String, runs: String },
 }
 
 fn main() -> anyhow::Result<()> {
@@ -58,6 +63,7 @@ fn main() -> anyhow::Result<()> {
         Bench::Waiters(args) => waiters::run(&args),
         Bench::Playlists(args) => playlists::run(&args),
         Bench::Ingest(args) => ingest::run(&args),
+        Bench::Webhooks(args) => webhooks::run(&args),
         Bench::Child(Child::Loop { recorded }) => servers::bare_loop(&recorded),
         Bench::Child(child) => {
             let runtime = tokio::runtime::Runtime::new()?;
@@ -70,6 +76,8 @@ fn main() -> anyhow::Result<()> {
                     Child::Ingest => ingest::ingest().await,
                     Child::Sink => ingest::sink().await,
                     Child::Publishers { clip } => ingest::publishers(&clip).await,
+                    Child::Hooks => webhooks::hooks().await,
+                    Child::Hooked { addresses, runs } => webhooks::edge(&addresses, &runs).await,
                 }
             });
             // A read of the standard input may still be under way.

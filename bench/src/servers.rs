@@ -61,7 +61,7 @@ pub(crate) async fn edge() -> Result<()> {
     tokio::spawn(async move { running.run(shutdown).await });
 
     let now = unix_ms();
-    let mut feed = Feed::new(stream, now)?;
+    let mut feed = Feed::new(stream, 1, now)?;
     let mut link = edge.connect(feed.broadcast());
     for message in feed.begin() {
         // The acknowledgements are of no interest here, and must not pile up.
@@ -114,7 +114,7 @@ pub(crate) async fn edge() -> Result<()> {
     Ok(())
 }
 
-fn unix_ms() -> i64 {
+pub(crate) fn unix_ms() -> i64 {
     i64::try_from(unix_ns() / 1_000_000).unwrap_or(i64::MAX)
 }
 
