@@ -41,10 +41,10 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 100)]
     rate: u32,
     /// Seconds of each row and run.
-    #[arg(long, default_value_t = 2.5)]
+    #[arg(long, default_value_t = 1.0)]
     seconds: f64,
     /// Runs of each, in turn; the table has the medians.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 5)]
     runs: u8,
 }
 
@@ -57,7 +57,7 @@ const SERVERS: [(&str, &str); 5] = [
     ("lies", "lying"),
 ];
 /// How long a webhook has to answer, milliseconds: longer than a row lasts, so that no circuit breaker spares the edge one that hangs.
-const DEADLINE_MS: u64 = 3_000;
+const DEADLINE_MS: u64 = 2_000;
 /// How often another publisher comes, and each viewer asks.
 const EVERY: Duration = Duration::from_millis(10);
 /// Viewers.
