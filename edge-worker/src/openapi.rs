@@ -58,6 +58,9 @@ const ADDRESSES: &[(Method, &str)] = &[
     (Method::POST, "/api/studio/{stream}/log-out"),
     (Method::POST, "/api/tokens"),
     (Method::POST, "/api/revocations"),
+    (Method::GET, "/api/webhooks/dead"),
+    (Method::POST, "/api/webhooks/dead/resend"),
+    (Method::POST, "/api/webhooks/dead/{event}/resend"),
     (Method::GET, "/api/time"),
     (Method::GET, "/api/openapi.json"),
     (Method::GET, "/.well-known/jwks.json"),
@@ -240,6 +243,10 @@ fn parameter(name: &str, schemas: &mut Schemas) -> Option<(&'static str, Value)>
         "broadcast" => ("aaaaaaaaaaaaaaaaaaaaaaaaaa", schemas.read::<BroadcastId>()),
         "track" => ("v-source", schemas.read::<TrackName>()),
         "id" | "jti" => ("AAAAAAAAAAAAAAAA", schemas.read::<token::Tag>()),
+        "event" => (
+            "aaaaaaaaaaaaaaaaaaaaaaaaaa.live",
+            text("^[a-z2-7]{26}\\.(?:live|ended|peak-(?:0|[1-9][0-9]{0,17}))$"),
+        ),
         "session" => (
             "-",
             json!({

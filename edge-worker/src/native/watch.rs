@@ -1,6 +1,6 @@
 //! Who watches: playback sessions from their begin to their end, and what ends them early.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, sync::Arc};
 
 use protocol::{
     names::{Protocol, StreamName},
@@ -10,7 +10,7 @@ use protocol::{
 
 use super::{Edge, EdgeError, live::Live, lock, wall_unix_ms};
 use crate::{
-    access::{Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
+    access::{Access, Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
     api::LoggedOut,
     directory::{Directory, bearer, sql},
     routes::{self, Pass, Problem},
@@ -24,7 +24,17 @@ pub(super) enum Viewer {
     /// One of those who watch without a token.
     Anybody,
     /// A session.
-    Session(Box<Session>, IpAddr),
+    Session(Box<Playing>),
+}
+
+/// A session whose request was looked at.
+#[derive(Debug, Clone)]
+pub(super) struct Playing {
+    session: Session,
+    /// As the address has it, and what it was read with.
+    text: String,
+    access: Arc<Access>,
+    address: IpAddr,
 }
 
 /// How somebody comes in who asks for a multivariant playlist or an MPD.
@@ -60,27 +70,39 @@ impl Edge {
             self.open_to_all(&directory, stream)?;
             return Ok(Viewer::Anybody);
         }
-        let now = wall_unix_ms();
-        let session = self
-            .access()
-            .session(
-                session.as_str(),
-                stream,
-                address,
-                directory.revocations(),
-                now,
-            )
+        let (access, now) = (self.access(), wall_unix_ms());
+        let (text, revoked) = (session.as_str(), directory.revocations());
+        let session = access
+            .session(text, stream, address, revoked, now)
             .map_err(|refusal| Problem::token(&refusal))?;
         self.may_go_on(stream, &session)?;
         self.seen(stream, &session, None, address)?;
-        Ok(Viewer::Session(Box::new(session), address))
+        Ok(Viewer::Session(Box::new(Playing {
+            session,
+            text: text.to_owned(),
+            access,
+            address,
+        })))
     }
 
     /// Whether somebody who was let in may go on: what has waited, and what goes on for long, is asked again at each part.
     pub(super) fn still(&self, stream: &StreamName, viewer: &Viewer) -> Result<(), Problem> {
-        let Viewer::Session(session, address) = viewer else {
+        let Viewer::Session(playing) = viewer else {
             return self.open_to_all(&self.directory(), stream);
         };
+        let Playing {
+            session,
+            text,
+            access,
+            address,
+        } = &**playing;
+        let now = self.access();
+        if !Arc::ptr_eq(&now, access) {
+            // The keys were changed since: its own may be out.
+            let (directory, at) = (self.directory(), wall_unix_ms());
+            let read = now.session(text, stream, *address, directory.revocations(), at);
+            read.map_err(|refusal| Problem::token(&refusal))?;
+        }
         self.may_go_on(stream, session)?;
         // It may have said that it is gone while it waited, and its place may be another device's.
         match session.max {

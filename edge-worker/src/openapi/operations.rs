@@ -20,6 +20,7 @@ use crate::{
     routes::{Page, Problem, Route},
     sessions::NotOneMore,
     streams::{Create, Created, Rotate, Rotated, unkept},
+    webhooks::dead::{DeadLetters, Resend, Resent},
 };
 
 const JSON: &str = "application/json";
@@ -342,6 +343,29 @@ pub(super) fn operation(route: &Route, method: &Method, schemas: &mut Schemas) -
         )
         .taking::<TakeBack>(s)
         .answering(Answer::json::<Revocation>(s, 200, "What holds from now on.")),
+        Route::DeadLetters => Operation::new(
+            "listDeadLetters",
+            "webhooks",
+            "The events that no webhook took, for whoever manages all streams",
+            Token,
+        )
+        .answering(Answer::json::<DeadLetters>(s, 200, "Dead letters, oldest first.")),
+        Route::Resend(id) => {
+            let (name, what) = match id {
+                Some(_) => ("resendDeadLetter", "Sends one dead letter again"),
+                None => ("resendDeadLetters", "Sends all dead letters again, or those of one webhook"),
+            };
+            let mut operation = Operation::new(name, "webhooks", what, Token)
+                .taking::<Resend>(s)
+                .answering(Answer::json::<Resent>(s, 200, "How many are sent again."));
+            if let Some(body) = &mut operation.body {
+                body.required = false;
+            }
+            match id {
+                Some(_) => operation.failing([Problem::no_dead_letter()]),
+                None => operation,
+            }
+        }
         Route::Jwks => Operation::new(
             "getKeys",
             "tokens",

@@ -21,6 +21,8 @@ pub enum Kind {
     NotFound,
     /// The stream is not known.
     NoStream,
+    /// The event is no dead letter.
+    NoDeadLetter,
     /// The stream is known, and cannot be played now.
     NotLive,
     /// A delivery directive that no player sends.
@@ -93,6 +95,7 @@ impl Kind {
         match self {
             Self::NotFound => "not-found",
             Self::NoStream => "no-stream",
+            Self::NoDeadLetter => "no-dead-letter",
             Self::NotLive => "not-live",
             Self::BadDirective => "bad-directive",
             Self::BadBody => "bad-body",
@@ -204,7 +207,7 @@ impl Problem {
     pub fn no_dead_letter() -> Self {
         Self::new(
             StatusCode::NOT_FOUND,
-            "no-dead-letter",
+            Kind::NoDeadLetter,
             "No such dead letter",
             "There is no event of that id that a webhook did not take: it may have been resent.",
         )

@@ -21,7 +21,7 @@ use crate::{directory::sql::Statement, playlist::iso8601, routes::Problem};
 pub const MOST_LISTED: usize = 1_000;
 
 /// `GET /api/webhooks/dead`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct DeadLetters {
     /// What was not taken, oldest first, 1,000 at the most.
     pub dead: Vec<DeadLetter>,
@@ -30,7 +30,7 @@ pub struct DeadLetters {
 }
 
 /// An event that a webhook did not take, and is not sent again by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct DeadLetter {
     /// Its id, as the webhook was sent it.
     pub id: String,
@@ -77,7 +77,7 @@ pub fn list() -> Statement {
 }
 
 /// The body of both requests to resend; an empty one says nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize, schemars::JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Resend {
     /// Only what this webhook did not take.
@@ -107,7 +107,7 @@ impl Resend {
 }
 
 /// The answer to both.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, schemars::JsonSchema)]
 pub struct Resent {
     /// How many are sent again: one event counts for each webhook that did not take it.
     pub resent: u64,

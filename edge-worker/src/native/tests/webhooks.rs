@@ -1015,7 +1015,8 @@ async fn an_administrator_lists_and_resends_dead_letters_and_nobody_else_does() 
     let access = crate::access::Access::new(INSTALLATION, keyring, &[]).unwrap();
     let token = |wanted: Value| {
         let wanted = serde_json::from_value(wanted).unwrap();
-        let minted = access.mint_as_owner(&wanted, [9; 12], wall_unix_ms());
+        let minted =
+            access.mint_as_owner(&wanted, &Revocations::default(), [9; 12], wall_unix_ms());
         minted.unwrap().token
     };
     let admin = token(json!({"stream": "*", "act": "manage", "for_s": 600}));
