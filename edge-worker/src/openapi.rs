@@ -35,8 +35,8 @@ pub const CONTENT_TYPE: &str = "application/json";
 const INTRODUCTION: &str = "Self-hosted live streaming: streams and who may watch them, playlists and media, and what a box of the \
      same installation asks. Every answer that is no success is a problem (RFC 9457) with a stable `type`. `HEAD` is answered wherever \
      `GET` is, without the body. Every public address answers `OPTIONS` as `/api/streams` does, without the CORS headers \
-     where scripts of other sites may not ask. A server that its operator has told to \
-     forwards ACME's challenges under `/.well-known/acme-challenge/`, which are RFC 8555's.";
+     where scripts of other sites may not ask. Where certificates are got by ACME, its challenges are answered under \
+     `/.well-known/acme-challenge/` (RFC 8555).";
 
 /// Every method of every address, in the order of the document. A part in braces is a parameter of [`parameter`].
 const ADDRESSES: &[(Method, &str)] = &[

@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { existsSync } from 'node:fs';
-import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { copyFile, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -27,8 +27,8 @@ function tool(name) {
 }
 
 /** Runs a program to its end; everything that it says, and whether it is content. */
-async function whole(program, args, env = {}) {
-  const child = spawn(program, args, { cwd: SUITE, env: { ...process.env, NO_COLOR: '1', ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
+async function whole(program, args, { cwd, ...env }) {
+  const child = spawn(program, args, { cwd, env: { ...process.env, NO_COLOR: '1', ...env }, stdio: ['ignore', 'pipe', 'pipe'] });
   let output = '';
   for (const stream of [child.stdout, child.stderr]) stream.on('data', (chunk) => { output += chunk; });
   const code = await new Promise((resolve) => child.on('close', resolve));
@@ -110,8 +110,12 @@ for (const { name, examples, unmanaged, start } of EDGES) {
         '--checks', 'all', '--workers', '1', '--seed', SEED,
         '--max-examples', process.env.GHOST_LIVE_FUZZ_EXAMPLES ?? String(examples),
       ];
-      const told = join(process.env.TOLD_DIR ?? folder, `told${signedIn}.json`);
-      const { code, output } = await whole(tool('schemathesis'), args, { GHOST_LIVE_FIXTURE: file, GHOST_LIVE_TOLD: told });
+      const told = join(folder, 'told.json');
+      await copyFile(join(SUITE, 'hooks.py'), join(folder, 'hooks.py'));
+      const { code, output } = await whole(tool('schemathesis'), args, {
+        // What it keeps of a run goes with the folder, where it looks for its hooks as well.
+        cwd: folder, GHOST_LIVE_FIXTURE: file, GHOST_LIVE_TOLD: told,
+      });
       console.log(output.slice(output.indexOf('= SUMMARY')));
       assert.equal(code, 0, `seed ${SEED}:\n${output}\n${edge.log().slice(-4000)}`);
       return JSON.parse(await readFile(told, 'utf8'));
@@ -132,7 +136,7 @@ for (const { name, examples, unmanaged, start } of EDGES) {
       assert.equal(response.headers.get('content-type'), 'application/json');
       const file = join(folder, 'openapi.json');
       await writeFile(file, await response.text());
-      const { code, output } = await whole(tool('openapi-spec-validator'), ['--validation-errors', 'all', file]);
+      const { code, output } = await whole(tool('openapi-spec-validator'), ['--validation-errors', 'all', file], { cwd: folder });
       assert.equal(code, 0, output);
       // What has not changed is not sent again.
       const tag = response.headers.get('etag');
