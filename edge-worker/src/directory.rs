@@ -307,6 +307,10 @@ impl Stream {
     /// What ends the broadcasts that go on with a key that the stream has no more: `before` is the stream as it was. It is remembered for as
     /// long as a box may be cut off from the edge.
     pub fn revokes(&self, before: &Self, now_unix_ms: i64) -> Vec<Revocation> {
+        // Whoever brings the same key again says nothing of the one before it, which stays: a box that starts again.
+        if self.key_sha256 == before.key_sha256 && self.old_key.is_none() {
+            return Vec::new();
+        }
         let keys = |stream: &Self| {
             let old = stream.old_key.as_ref().map(|old| old.sha256.clone());
             [Some(stream.key_sha256.clone()), old].into_iter().flatten()
@@ -647,6 +651,43 @@ mod tests {
         assert!(!admits(&stream, &live.key, 0) && admits(&stream, &second, 1_999));
         stream.rotate_key([11; 16], None, &seal(), [5; 24]);
         assert!(!admits(&stream, &second, 0) && !admits(&stream, &live.key, 0));
+    }
+
+    #[test]
+    fn what_goes_on_with_a_key_ends_when_the_stream_has_it_no_more_and_not_before() {
+        let first = keep(&entry("live", "live", 1));
+        let rotated = |from: &Stream, random, until| {
+            let mut stream = from.clone();
+            stream.rotate_key([random; 16], until, &seal(), [random; 24]);
+            stream
+        };
+        let ended = |after: &Stream, before: &Stream| {
+            let revoked = after.revokes(before, 5).into_iter();
+            let ended = revoked.map(|revocation| {
+                assert!(revocation.streams.is_all() && revocation.until_unix_ms.is_some());
+                revocation.what
+            });
+            ended.collect::<Vec<_>>()
+        };
+        let key = |stream: &Stream| Revoked::Key(Tag::stream_key(&stream.key_sha256));
+        let second = rotated(&first, 9, None);
+        assert_eq!(ended(&second, &first), [key(&first)]);
+        let overlapping = rotated(&first, 9, Some(1_000));
+        assert_eq!(ended(&overlapping, &first), []);
+        // A third takes both, or the one that was older still.
+        let third = rotated(&overlapping, 10, None);
+        assert_eq!(
+            ended(&third, &overlapping),
+            [key(&overlapping), key(&first)]
+        );
+        let third = rotated(&overlapping, 10, Some(2_000));
+        assert_eq!(ended(&third, &overlapping), [key(&first)]);
+        // A box that starts again brings the key that there is, and not the one before it.
+        let brought = Stream {
+            old_key: None,
+            ..overlapping.clone()
+        };
+        assert_eq!(ended(&brought, &overlapping), []);
     }
 
     #[test]

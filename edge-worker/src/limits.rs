@@ -176,18 +176,16 @@ impl Tenants {
         streams: impl Iterator<Item = &'a StreamName> + Clone,
         revoked: &Revocations,
     ) -> Result<(), Full> {
-        let made = stream.clone().into();
-        for (share, max) in self.shares(manager, &made) {
+        for (share, max) in self.shares(manager, &stream.clone().into()) {
             if streams.clone().filter(|other| share.covers(other)).count() >= max as usize {
                 return Err(Full::Streams(max));
             }
+            // Of all together the administrator alone could make room.
+            if !share.is_all() && revoked.within(&share) >= MAX_REVOCATIONS {
+                return Err(Full::Revocations);
+            }
         }
-        let shares = self.shares(manager, &made);
-        let mut own = shares.iter().filter(|(share, _)| !share.is_all());
-        match own.any(|(share, _)| revoked.within(share) >= MAX_REVOCATIONS) {
-            true => Err(Full::Revocations),
-            false => Ok(()),
-        }
+        Ok(())
     }
 
     /// What a stream with these limits of its own may take.
