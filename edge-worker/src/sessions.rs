@@ -168,6 +168,21 @@ impl Sessions {
         Ok(())
     }
 
+    /// How many sessions of a token are active here, but for this one.
+    pub fn others_of(&self, session: &Session, now_unix_ms: i64) -> usize {
+        let of_token = self.by_token.get(&session.holder.token);
+        let active = |(id, seen): &(&Tag, &i64)| {
+            **id != session.id && now_unix_ms.saturating_sub(**seen) <= IDLE_MS
+        };
+        of_token.map_or(0, |of_token| of_token.iter().filter(active).count())
+    }
+
+    /// Whether a session is among those that are active.
+    pub fn is_active(&self, session: &Session, now_unix_ms: i64) -> bool {
+        let active = self.by_id.get(&session.id);
+        active.is_some_and(|one| now_unix_ms.saturating_sub(one.listed.seen_unix_ms) <= IDLE_MS)
+    }
+
     /// A session is over, by its viewer's word or by somebody else's.
     pub fn left(&mut self, id: &Tag) {
         let Some(active) = self.by_id.remove(id) else {

@@ -188,6 +188,20 @@ test("a token for two devices plays on two, until one leaves", async () => {
   for (const viewer of [one, three]) assert.equal(await status(viewer.playlist()), 200);
 });
 
+test("a token for one device plays one of its streams at a time", async () => {
+  const both = token({ stream: "device-*", max: 1, sub: "one device" });
+  const streams = [await closed("device-a"), await closed("device-b")];
+  const first = await enter(both, "device-a");
+  const [response, text] = await answered(get(`/live/device-b/index.m3u8?token=${both}`));
+  assert.match(assertProblem(response, text, 403).type, /in-use$/);
+  const left = await call("POST", "/api/streams/device-a/beacon", "", { viewer: "a page of mine", left: true, session: first.session });
+  assert.equal(left.status, 204);
+  const second = await enter(both, "device-b");
+  assert.equal(await status(first.playlist()), 403, "its place is taken");
+  assert.equal(await status(second.playlist()), 200);
+  for (const live of streams) await live.hangUp();
+});
+
 test("an owner makes, shows and takes back watch links, by the studio link or a token", async () => {
   for (const bearer of [core.entry.studio_secret, manager]) {
     const made = await (await call("POST", "/api/streams/demo/links", bearer, { name: "Anna's phone", for_s: 3600, max: 1 })).json();

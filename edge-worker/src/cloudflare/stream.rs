@@ -9,6 +9,7 @@ use http::StatusCode;
 use protocol::{
     internal::{Open, OpenAnswer},
     names::{BroadcastId, StreamName},
+    token::Tag,
 };
 use serde::{Deserialize, Serialize};
 use worker::{
@@ -33,6 +34,8 @@ use crate::{
 
 /// A session asks for something, or begins.
 pub(super) const SEEN: &str = "seen";
+/// A device of a token asks for something.
+pub(super) const DEVICE: &str = "device";
 /// A session is over.
 pub(super) const LEFT: &str = "left";
 /// Who watches with a token.
@@ -127,8 +130,29 @@ pub(super) async fn watched(env: &Env, stream: &StreamName) -> Result<u64> {
     given.json().await
 }
 
+/// Asks the object that counts the devices of a token, wherever they watch; it lies beside those of the streams, whose names have no colon.
+pub(super) async fn question_of_token(
+    env: &Env,
+    token: &Tag,
+    stream: &StreamName,
+    path: &str,
+    body: String,
+) -> Result<Response> {
+    ask(env, &format!("token:{token}"), stream, path, body).await
+}
+
 pub(super) async fn question(
     env: &Env,
+    stream: &StreamName,
+    path: &str,
+    body: String,
+) -> Result<Response> {
+    ask(env, stream.as_str(), stream, path, body).await
+}
+
+async fn ask(
+    env: &Env,
+    object: &str,
     stream: &StreamName,
     path: &str,
     body: String,
@@ -141,7 +165,7 @@ pub(super) async fn question(
         .with_body(Some(body.into()));
     let request = Request::new_with_init(&format!("https://stream/{path}"), &init)?;
     env.durable_object(binding::STREAM)?
-        .get_by_name(stream.as_str())?
+        .get_by_name(object)?
         .fetch_with_request(request)
         .await
 }
@@ -252,6 +276,15 @@ impl DurableObject for StreamObject {
                         self.say().await?;
                         nothing(None)
                     }
+                    Err(refused) => json(None, StatusCode::FORBIDDEN, Caching::Never, &refused),
+                }
+            }
+            "/device" => {
+                let seen: Seen = request.json().await?;
+                let (session, address) = (&seen.session, seen.address);
+                let mut sessions = self.viewers.sessions.borrow_mut();
+                match sessions.seen(session, None, None, address, now_unix_ms()) {
+                    Ok(()) => nothing(None),
                     Err(refused) => json(None, StatusCode::FORBIDDEN, Caching::Never, &refused),
                 }
             }

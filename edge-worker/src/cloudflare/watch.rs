@@ -275,21 +275,33 @@ async fn say_seen(
     place(env, stream, seen).await
 }
 
-/// Asks the stream's object whether there is a place for a session.
+/// Asks whether there is a place for a session: where its token is for so many devices the token's object, and the stream's.
 async fn place(
     env: &Env,
     stream: &StreamName,
     seen: &Seen,
 ) -> Result<std::result::Result<(), Problem>> {
     let (id, now) = (seen.session.id, now_unix_ms());
+    // The next request asks again: another device may have stopped.
+    SEEN.with_borrow_mut(|all| all.remove(&id));
     let body = serde_json::to_string(seen)?;
+    let token = seen.session.max.map(|_| seen.session.holder.token);
+    if let Some(token) = &token {
+        let asked = stream::question_of_token(env, token, stream, stream::DEVICE, body.clone());
+        let mut given = asked.await?;
+        if given.status_code() != 204 {
+            let refused: NotOneMore = given.json().await?;
+            return Ok(Err(Problem::not_one_more(&refused)));
+        }
+    }
     let mut given = stream::question(env, stream, stream::SEEN, body).await?;
     if given.status_code() == 204 {
         SEEN.with_borrow_mut(|all| all.insert(id, now));
         return Ok(Ok(()));
     }
-    // The next request asks again: another device may have stopped.
-    SEEN.with_borrow_mut(|all| all.remove(&id));
+    if let Some(token) = &token {
+        stream::question_of_token(env, token, stream, stream::LEFT, id.to_string()).await?;
+    }
     let refused: NotOneMore = given.json().await?;
     Ok(Err(Problem::not_one_more(&refused)))
 }
@@ -307,7 +319,12 @@ pub(super) async fn left(
     let address = guard::client(request)?.address;
     if let Ok(session) = access.session(session, stream, address, &revoked(), now_unix_ms()) {
         SEEN.with_borrow_mut(|all| all.remove(&session.id));
-        stream::question(env, stream, stream::LEFT, session.id.to_string()).await?;
+        let id = session.id.to_string();
+        if session.max.is_some() {
+            let token = &session.holder.token;
+            stream::question_of_token(env, token, stream, stream::LEFT, id.clone()).await?;
+        }
+        stream::question(env, stream, stream::LEFT, id).await?;
     }
     Ok(())
 }

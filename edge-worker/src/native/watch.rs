@@ -14,7 +14,7 @@ use crate::{
     api::LoggedOut,
     directory::{Directory, bearer, sql},
     routes::{self, Pass, Problem},
-    sessions::{About, Listed, Sessions},
+    sessions::{About, Listed, NotOneMore, Sessions},
     webhooks::{self, On},
 };
 
@@ -235,6 +235,17 @@ impl Edge {
         // A name is copied for the first only.
         if !all.contains_key(stream) {
             all.insert(stream.clone(), Sessions::default());
+        }
+        // A token is for so many devices wherever they watch; one that plays already has its place.
+        if let Some(max) = session.max
+            && !all
+                .get(stream)
+                .is_some_and(|here| here.is_active(session, now))
+        {
+            let others = all.values().map(|one| one.others_of(session, now));
+            if others.sum::<usize>() >= max.get() as usize {
+                return Err(Problem::not_one_more(&NotOneMore::InUse(max.get())));
+            }
         }
         let Some(sessions) = all.get_mut(stream) else {
             return Ok(());

@@ -529,6 +529,45 @@ async fn a_token_for_two_devices_plays_on_two_until_one_leaves() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_token_for_one_device_plays_one_of_its_streams_at_a_time() {
+    let bench = closed().await;
+    let (_source, _link) = bench.on_air(3).await;
+    let token = bench.sign(&Claims {
+        max: std::num::NonZeroU32::new(1),
+        ..claims("*", Action::Watch)
+    });
+    let playlist = bench.enter(&token).await.unwrap();
+    let text = playlist.split('/').nth(4).unwrap();
+    let (home, now) = (std::net::Ipv4Addr::LOCALHOST.into(), wall_unix_ms());
+    let revoked = protocol::token::Revocations::default();
+    let access = bench.edge.access();
+    let session = access
+        .session(text, &stream(), home, &revoked, now)
+        .unwrap();
+    bench.edge.left(&stream(), text, home);
+    // It goes on elsewhere, with a session of that stream.
+    let elsewhere = protocol::session::Session {
+        id: protocol::token::Tag::from_bytes([9; 12]),
+        ..session
+    };
+    let watches = |edge: &Edge| {
+        let mut all = edge.sessions().lock().unwrap();
+        let other = all.entry("other".parse().unwrap()).or_default();
+        other.seen(&elsewhere, None, None, home, edge.now_unix_ms())
+    };
+    watches(&bench.edge).unwrap();
+    assert_eq!(bench.status(&playlist).await, 403, "its place is taken");
+    assert_eq!(bench.enter(&token).await.unwrap_err().0, 403);
+    let other = "other".parse().unwrap();
+    lock(bench.edge.sessions())
+        .get_mut(&other)
+        .unwrap()
+        .left(&elsewhere.id);
+    assert_eq!(bench.status(&playlist).await, 200);
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_owner_makes_shows_and_takes_back_watch_links() {
     let bench = closed().await;
     let (_source, _link) = bench.on_air(3).await;
