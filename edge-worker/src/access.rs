@@ -28,7 +28,7 @@ use crate::{
         settings::{LINE, is_line},
         sql::LinkRow,
     },
-    limits::{MAX_REVOCATIONS, MAX_REVOCATIONS_A_STREAM},
+    limits::MAX_REVOCATIONS_A_STREAM,
     streams::Bearer,
 };
 
@@ -148,22 +148,16 @@ impl TakeBack {
         }
     }
 
-    /// It, or (where very much was taken back of those streams, or of what a manager manages, already) all that was issued for them: what is
-    /// remembered is bounded, and nobody who has to take something back is told that it cannot be done.
+    /// It, or (where very much was taken back of just those streams already) all that was issued for them: what is remembered is bounded,
+    /// nobody who has to take something back is told that it cannot be done, and nobody loses more than those streams by it.
     #[must_use]
-    pub fn folded(self, manager: &StreamPattern, revoked: &Revocations) -> Self {
-        let all_of = |streams: &StreamPattern| Self {
-            what: Revoked::All,
-            streams: streams.clone(),
-        };
-        if manager.is_all() {
-            self
-        } else if revoked.within(manager) >= MAX_REVOCATIONS {
-            all_of(manager)
-        } else if revoked.within(&self.streams) >= MAX_REVOCATIONS_A_STREAM {
-            all_of(&self.streams)
-        } else {
-            self
+    pub fn folded(self, revoked: &Revocations) -> Self {
+        match revoked.of(&self.streams) >= MAX_REVOCATIONS_A_STREAM {
+            true => Self {
+                what: Revoked::All,
+                ..self
+            },
+            false => self,
         }
     }
 
@@ -401,9 +395,16 @@ impl Access {
     }
 
     /// What ends the sessions of the studio link of a stream.
-    pub fn revoke_studio(&self, stream: &StreamName, jti: Tag, now_unix_ms: i64) -> Revocation {
+    pub fn revoke_studio(
+        &self,
+        stream: &StreamName,
+        jti: Tag,
+        revoked: &Revocations,
+        now_unix_ms: i64,
+    ) -> Revocation {
         // Nobody has its token but whom it was made for in the same request.
         self.own(stream, jti.to_string())
+            .folded(revoked)
             .revocation_of(now_unix_ms, now_unix_ms)
     }
 
@@ -607,9 +608,10 @@ impl Access {
         stream: &StreamName,
         jti: String,
         exp: Option<Seconds>,
+        revoked: &Revocations,
         now_unix_ms: i64,
     ) -> Revocation {
-        let taken_back = self.own(stream, jti);
+        let taken_back = self.own(stream, jti).folded(revoked);
         match exp {
             Some(exp) => taken_back.revocation_of(exp.unix_ms(), now_unix_ms),
             None => taken_back.revocation(now_unix_ms),

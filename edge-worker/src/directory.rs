@@ -12,7 +12,7 @@ use protocol::{
     limits::Limits,
     names::{BroadcastId, StreamName},
     stream_key::StreamKey,
-    token::{Credential, Revocation, Revocations, Revoked, StreamPattern, Tag},
+    token::{Credential, Revocation, Revocations, Revoked, Tag},
 };
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -318,8 +318,8 @@ impl Stream {
         let gone = keys(before).filter(|key| !keys(self).any(|kept| kept == *key));
         let revoked = gone.map(|key| TakeBack {
             what: Revoked::Key(Tag::stream_key(&key)),
-            // A key is the stream's own: also where a webhook led its publisher to another stream.
-            streams: StreamPattern::all(),
+            // Where a webhook led its publisher to another stream as well: it is known which they came for.
+            streams: self.name.clone().into(),
         });
         revoked
             .map(|revoked| revoked.revocation(now_unix_ms))
@@ -664,7 +664,8 @@ mod tests {
         let ended = |after: &Stream, before: &Stream| {
             let revoked = after.revokes(before, 5).into_iter();
             let ended = revoked.map(|revocation| {
-                assert!(revocation.streams.is_all() && revocation.until_unix_ms.is_some());
+                assert_eq!(revocation.streams, name("live").into());
+                assert!(revocation.until_unix_ms.is_some());
                 revocation.what
             });
             ended.collect::<Vec<_>>()

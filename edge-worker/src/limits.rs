@@ -18,9 +18,10 @@ use crate::{
 
 /// Most streams that a tenant has where the configuration says nothing else. Every edge holds the whole directory in memory.
 pub const MAX_STREAMS: u32 = 1_000;
-/// Most revocations that are remembered of what a tenant, or a manager, has. Every edge holds all of them.
-pub const MAX_REVOCATIONS: usize = 20_000;
-/// Most revocations that are remembered of one stream, or of one pattern of streams.
+/// With so many revocations remembered of what a tenant, or a manager, has, no more streams are made there, of which each leaves one when
+/// it is deleted. Every edge holds all of them.
+pub const MAX_REVOCATIONS: usize = 50_000;
+/// So many revocations of one stream, or of one pattern of streams, are followed by one of all.
 pub const MAX_REVOCATIONS_A_STREAM: usize = 5_000;
 
 /// What a tenant may take.

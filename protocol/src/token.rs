@@ -49,7 +49,7 @@ pub const MAX_PUBLISH_BYTES: usize = 400;
 pub const MAX_BYTES: usize = 1_024;
 
 /// How far an issuer's clock may be ahead, milliseconds: a token whose `nbf` is the moment it was made can be used at once.
-const AHEAD_MS: i64 = 10_000;
+pub const AHEAD_MS: i64 = 10_000;
 
 /// Why a token does not let its bearer in. The text is for that person; it says nothing of what exists.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -152,20 +152,33 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
       await page.context().close();
     });
 
-    test('a rotated key is in force at the edge at once', async () => {
-      const [old, key] = [await box.key(), await box.rotate()];
+    const isLive = async () => JSON.parse(await text(`${edge.url}/api/streams/main`)).live;
+
+    test('a key that is rotated with an overlap leaves the broadcast live', async () => {
+      const [old, key] = [await box.key(), await box.rotate('--overlap', '1h')];
       assert.notEqual(key, old);
       assert.equal(await box.key(), key);
-      // The live broadcast goes on; a new publisher with the old key is refused, before it could be called a second one.
-      const refused = publishClock(box.publishUrl(old));
-      assert.notEqual(await refused.exited, 0);
-      await refused.kill();
-      assert.equal(JSON.parse(await text(`${edge.url}/api/streams/main`)).live, true);
+      const reaches = async () => Number(/MEDIA-SEQUENCE:(\d+)/.exec(await text(media))[1]);
+      const before = await reaches();
+      await until('the broadcast goes on', async () => (await reaches()) > before + 1, 20);
+      assert.equal(await isLive(), true);
     });
 
     test('a clean unpublish ends the playlists', async () => {
       await encoder.stop();
       await until('EXT-X-ENDLIST', async () => (await text(media)).includes('#EXT-X-ENDLIST'));
+    });
+
+    test('a key that is replaced is refused at once, and takes what is live with it', async () => {
+      const old = await box.key();
+      encoder = publishClock(box.publishUrl(old));
+      await until('the stream is live again', isLive, 60);
+      assert.notEqual(await box.rotate(), old);
+      assert.notEqual(await encoder.exited, 0);
+      await until('the broadcast is over', async () => !(await isLive()));
+      const refused = publishClock(box.publishUrl(old));
+      assert.notEqual(await refused.exited, 0);
+      await refused.kill();
       assert.deepEqual(await box.stop(), { code: 0, signal: null });
     });
   });

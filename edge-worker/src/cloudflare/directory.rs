@@ -510,10 +510,6 @@ pub(super) async fn find_stream(env: &Env, statement: Statement) -> Result<Optio
     Ok(row.map(Stream::from))
 }
 
-pub(super) async fn store(env: &Env, stream: &Stream) -> Result<()> {
-    change(env, &sql::put_stream(stream)).await
-}
-
 /// Runs statements as one batch, all or none.
 pub(super) async fn run_all(env: &Env, statements: &[Statement]) -> Result<()> {
     batch(env, statements).await.map(drop)
@@ -681,7 +677,13 @@ pub(super) async fn put_stream(
     }
     // The box shows the studio link; here it is only checked.
     let stream = Stream::keep(&given, &seal(env)?, random()?, None);
-    if let Err(error) = store(env, &stream).await {
+    let now = now_unix_ms();
+    let revoked = (kept.as_ref()).map_or_else(Vec::new, |before| stream.revokes(before, now));
+    let mut statements: Vec<_> = (revoked.iter())
+        .flat_map(|revocation| sql::revoke(revocation, now))
+        .collect();
+    statements.push(sql::put_stream(&stream));
+    if let Err(error) = change_all(env, &statements).await {
         // The table takes a key id once; whose it is decides what is said.
         let holder = find_stream(env, sql::stream_by_key_id(&stream.key_id)).await?;
         if holder.is_some_and(|holder| holder.name != stream.name) {
@@ -690,10 +692,8 @@ pub(super) async fn put_stream(
         }
         return Err(error);
     }
-    if let Some(before) = kept {
-        for revocation in stream.revokes(&before, now_unix_ms()) {
-            watch::take_back(env, revocation).await?;
-        }
+    if !revoked.is_empty() {
+        watch::tell(env, &name.clone().into()).await?;
     }
     nothing(Some(route))
 }
@@ -807,13 +807,18 @@ pub(super) async fn new_key(
 ) -> Result<Option<Stream>> {
     let mut stream = before.clone();
     stream.rotate_key(random()?, old_until_unix_ms, &seal(env)?, random()?);
-    if batch(env, &[sql::rotate_key(&stream, before)]).await? == 0 {
+    // What goes on with a key that is gone ends, or nothing is changed.
+    let revoked = stream.revokes(before, now_unix_ms());
+    let mut statements: Vec<_> = (revoked.iter())
+        .map(|revocation| sql::revoke_key(revocation, before))
+        .collect();
+    statements.push(sql::rotate_key(&stream, before));
+    if batch(env, &statements).await? == 0 {
         return Ok(None);
     }
     changed();
-    // What goes on with a key that is gone.
-    for revocation in stream.revokes(before, now_unix_ms()) {
-        watch::take_back(env, revocation).await?;
+    if !revoked.is_empty() {
+        watch::tell(env, &stream.name.clone().into()).await?;
     }
     Ok(Some(stream))
 }
@@ -833,7 +838,8 @@ pub(super) async fn log_out(
     let (secret, ended) = stream.log_out(random()?, &seal(env)?, random()?);
     // What plays by the link is over too, or nothing is done.
     let now = now_unix_ms();
-    let revocation = access::access(env)?.map(|access| access.revoke_studio(name, ended, now));
+    let revocation = access::access(env)?
+        .map(|access| access.revoke_studio(name, ended, &watch::revoked(), now));
     let mut statements = Vec::new();
     statements.extend(revocation.iter().flat_map(|ended| sql::revoke(ended, now)));
     statements.push(sql::log_out(&stream, &before));

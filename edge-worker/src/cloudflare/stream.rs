@@ -235,7 +235,11 @@ impl DurableObject for StreamObject {
                 let (env, storage) = (self.viewers.env.clone(), self.state.storage());
                 let begin = async move { Ok(begin(&env, &storage, &opened).await) };
                 match self.state.block_concurrency_while(begin).await?? {
-                    Ok(()) => nothing(None),
+                    Ok(()) => {
+                        // The peak of the one before is not its.
+                        self.viewers.most.set(0);
+                        nothing(None)
+                    }
                     Err(why) => answer(
                         None,
                         StatusCode::FORBIDDEN,

@@ -592,14 +592,13 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
             Ok(wanted) => wanted,
             Err(found) => return problem(Some(route), &found),
         };
-        let manager = match manages(env, &wanted.streams, &request).await? {
-            Ok(manager) => manager,
-            Err(found) => return problem(Some(route), &found),
-        };
+        if let Err(found) = manages(env, &wanted.streams, &request).await? {
+            return problem(Some(route), &found);
+        }
         if let Err(why) = wanted.check() {
             return problem(Some(route), &Problem::body(why));
         }
-        let wanted = wanted.folded(&manager, &revoked());
+        let wanted = wanted.folded(&revoked());
         let revocation = take_back(env, wanted.revocation(now_unix_ms())).await?;
         return json(Some(route), StatusCode::OK, Caching::Never, &revocation);
     }
@@ -610,10 +609,9 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
     else {
         return problem(Some(route), &Problem::not_found());
     };
-    let manager = match manages(env, &name.clone().into(), &request).await? {
-        Ok(manager) => manager,
-        Err(found) => return problem(Some(route), &found),
-    };
+    if let Err(found) = manages(env, &name.clone().into(), &request).await? {
+        return problem(Some(route), &found);
+    }
     if directory::read(env).await?.stream(name).is_none() {
         return problem(Some(route), &Problem::no_stream());
     }
@@ -635,7 +633,7 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
                 what: protocol::token::Revoked::Session(*id),
                 streams: name.clone().into(),
             };
-            let ended = ended.folded(&manager, &revoked());
+            let ended = ended.folded(&revoked());
             take_back(env, ended.revocation(now_unix_ms())).await?;
             stream::question(env, name, stream::LEFT, id.to_string()).await?;
             done()
@@ -649,7 +647,7 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
                 return problem(Some(route), &Problem::not_found());
             };
             let now = now_unix_ms();
-            let revocation = access.revoke_link(name, jti.clone(), link.exp(), now);
+            let revocation = access.revoke_link(name, jti.clone(), link.exp(), &revoked(), now);
             let [sweep, revoke] = sql::revoke(&revocation, now);
             let delete = sql::delete_link(name, jti);
             directory::batch(env, &[sweep, revoke, delete]).await?;

@@ -6,7 +6,7 @@
 use protocol::{
     limits::Limits,
     names::{BroadcastId, StreamName},
-    token::{Claims, Revocation, Revoked, Seconds},
+    token::{AHEAD_MS, Claims, Revocation, Revoked, Seconds},
 };
 use serde::Deserialize;
 
@@ -477,7 +477,7 @@ pub fn revoke(revocation: &Revocation, now_unix_ms: i64) -> [Statement; 2] {
         Statement::new(
             "DELETE FROM revocations WHERE until_unix_ms <= ?1
              OR (?2 AND (CASE WHEN ?3 IS NULL THEN streams = ?4 ELSE substr(streams, 1, length(?3)) = ?3 END)
-             AND at_unix_ms <= ?5 AND (?6 IS NULL OR until_unix_ms <= ?6))",
+             AND at_unix_ms + ?7 <= ?5 AND (?6 IS NULL OR until_unix_ms <= ?6))",
             [
                 now_unix_ms.into(),
                 i64::from(revocation.what == Revoked::All).into(),
@@ -485,6 +485,7 @@ pub fn revoke(revocation: &Revocation, now_unix_ms: i64) -> [Statement; 2] {
                 streams.as_str().into(),
                 at.clone(),
                 until.clone(),
+                AHEAD_MS.into(),
             ],
         ),
         Statement::new(
@@ -496,6 +497,27 @@ pub fn revoke(revocation: &Revocation, now_unix_ms: i64) -> [Statement; 2] {
             [what.as_str().into(), streams.as_str().into(), at, until],
         ),
     ]
+}
+
+/// Keeps that a key was taken back, where the stream is still as it was `before`, when it was read: to be run ahead of [`rotate_key`] in
+/// one batch, so that neither is there without the other.
+pub fn revoke_key(revocation: &Revocation, before: &Stream) -> Statement {
+    let what =
+        serde_json::to_string(&revocation.what).unwrap_or_else(|_| unreachable!("texts are JSON"));
+    Statement::new(
+        "INSERT OR REPLACE INTO revocations (what, streams, at_unix_ms, until_unix_ms)
+         SELECT ?1, name, ?2, ?3 FROM streams WHERE name = ?4 AND key_sha256 = ?5 AND studio_sha256 = ?6",
+        [
+            what.as_str().into(),
+            revocation.at_unix_ms.into(),
+            revocation
+                .until_unix_ms
+                .map_or(Value::Null, Value::Integer),
+            before.name.as_str().into(),
+            before.key_sha256.as_str().into(),
+            before.studio_sha256.as_str().into(),
+        ],
+    )
 }
 
 /// A watch link. Integers are read as D1 gives them.

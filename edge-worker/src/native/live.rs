@@ -236,7 +236,16 @@ impl Live {
         };
         match snapshot {
             Ok(snapshot) => {
-                self.snapshots.send_replace(Some(snapshot));
+                // Of two that are made at once the newer one is written.
+                self.snapshots.send_if_modified(|known| {
+                    let newer = known
+                        .as_ref()
+                        .is_none_or(|known| known.number < snapshot.number);
+                    if newer {
+                        *known = Some(snapshot);
+                    }
+                    newer
+                });
             }
             Err(error) => {
                 tracing::error!(broadcast = %self.id, %error, "the broadcast makes no snapshot")

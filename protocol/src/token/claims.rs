@@ -212,11 +212,6 @@ impl StreamPattern {
         }
     }
 
-    /// Every stream that there can be.
-    pub fn all() -> Self {
-        Self("*".to_owned())
-    }
-
     /// Whether it covers every stream that there can be.
     pub fn is_all(&self) -> bool {
         self.0 == "*"

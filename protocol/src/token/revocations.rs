@@ -190,7 +190,9 @@ impl Revocations {
                 (_, None) => true,
                 (until, Some(longest)) => until.is_some_and(|until| until <= longest),
             };
-            shorter && scope.at_unix_ms <= all.at_unix_ms && all.streams.covers_all(&scope.streams)
+            // A token by a fast clock says that it was issued so much later than it was.
+            let before = scope.at_unix_ms.saturating_add(super::AHEAD_MS) <= all.at_unix_ms;
+            shorter && before && all.streams.covers_all(&scope.streams)
         };
         self.retain_by_tag(|scope| !contained(scope));
         // Of the same streams there is one, which is made later and longer.
@@ -213,7 +215,13 @@ impl Revocations {
         by_tag.map(Vec::len).sum::<usize>() + self.all.len()
     }
 
-    /// How many there are for these streams alone.
+    /// How many there are for just these streams.
+    pub fn of(&self, streams: &StreamPattern) -> usize {
+        let by_tag = self.ids.values().chain(self.subjects.values()).flatten();
+        by_tag.filter(|scope| scope.streams == *streams).count()
+    }
+
+    /// How many there are for these streams alone, or for some of them.
     pub fn within(&self, streams: &StreamPattern) -> usize {
         let by_tag = self.ids.values().chain(self.subjects.values()).flatten();
         let by_tag = by_tag.filter(|scope| streams.covers_all(&scope.streams));

@@ -646,22 +646,25 @@ fn taking_back_all_contains_what_was_taken_back_of_it_before() {
         at_unix_ms,
         until_unix_ms,
     };
-    let all = |streams: &str, until_unix_ms| Revocation {
+    let all_at = |streams: &str, at_unix_ms, until_unix_ms| Revocation {
         what: Revoked::All,
-        ..token(streams, NOW, until_unix_ms)
+        ..token(streams, at_unix_ms, until_unix_ms)
     };
+    // A token by a fast clock may say that it was issued so much later.
+    let all = |streams: &str, until_unix_ms| all_at(streams, NOW + AHEAD_MS, until_unix_ms);
     let before = || {
         Revocations::from_iter([
             token("acme-a", NOW, None),
             token("acme-b", NOW + 1, None),
             token("acme-*", NOW, Some(NOW + 10)),
-            all("acme-c", None),
+            all_at("acme-c", NOW, None),
             token("other", NOW, None),
         ])
     };
     for (taken_back, left) in [
         // What was taken back later stays, and what reaches further.
         (all("acme-*", None), 3),
+        (all_at("acme-*", NOW + 5_000, None), 6),
         (all("acme-a", None), 5),
         (all("acme-*", Some(NOW + 10)), 5),
         (all("acme-c", None), 5),

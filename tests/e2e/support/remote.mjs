@@ -121,7 +121,7 @@ export async function startBox(edge, { store = '[store]\nkind = "edge"' } = {}) 
   return {
     output: process.output,
     key: () => run('key', 'show', 'main'),
-    rotate: () => run('key', 'rotate', 'main'),
+    rotate: (...flags) => run('key', 'rotate', 'main', ...flags),
     publishUrl: (key) => `rtmps://127.0.0.1:${rtmps}/live/${key}`,
     configFile: () => readFile(file, 'utf8'),
     async stop(signal = 'SIGTERM') {
