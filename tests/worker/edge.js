@@ -1,4 +1,4 @@
-// Starts the real Worker in workerd, through `wrangler dev`, with its own state folder; ends it gently or by SIGKILL.
+// Starts the real Worker in workerd, with its own state folder; ends it gently or by SIGKILL.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
@@ -9,6 +9,7 @@ import { fileURLToPath } from "node:url";
 import { freePort } from "../ports.mjs";
 
 export const ROOT = path.resolve(path.dirname(fileURLToPath(import.meta.url)), "../..");
+const SERVE = path.join(ROOT, "tests/worker/serve.js");
 const WRANGLER = path.join(ROOT, "tests/worker/node_modules/.bin/wrangler");
 
 // Nothing is asked of the network: no metrics, no update check, no sample request properties.
@@ -34,10 +35,22 @@ export async function newState() {
 /** The Worker on a free port. `vars` are the variables and secrets it sees. */
 export async function startEdge({ state, vars = {}, port }) {
   port ??= await freePort();
+  return started(port, [SERVE, String(port), state.path], JSON.stringify(vars));
+}
+
+/** The same by `wrangler dev`, as the docs say. */
+export async function startByWrangler({ state, vars = {} }) {
+  const port = await freePort();
   const args = ["dev", "--ip", "127.0.0.1", "--port", String(port), "--inspector-port", "0", "--persist-to", state.path, "--show-interactive-dev-session=false"];
   for (const [name, value] of Object.entries(vars)) args.push("--var", `${name}:${value}`);
-  // Its own process group, so that workerd and wrangler end together.
-  const child = spawn(WRANGLER, args, { cwd: ROOT, env: ENVIRONMENT, detached: true, stdio: ["ignore", "pipe", "pipe"] });
+  return started(port, [WRANGLER, ...args], "");
+}
+
+/** Node with these arguments, once it serves the Worker on that port. */
+async function started(port, args, input) {
+  // Its own process group, so that workerd ends with it.
+  const child = spawn(process.execPath, args, { cwd: ROOT, env: ENVIRONMENT, detached: true, stdio: ["pipe", "pipe", "pipe"] });
+  child.stdin.end(input);
   let log = "";
   for (const stream of [child.stdout, child.stderr]) stream.on("data", (text) => (log = (log + text).slice(-100_000)));
   const ended = once(child, "close");
@@ -46,8 +59,8 @@ export async function startEdge({ state, vars = {}, port }) {
   const url = `http://127.0.0.1:${port}`;
   const deadline = Date.now() + 120_000;
   for (;;) {
-    if (!running) throw new Error(`wrangler dev ended before it listened:\n${log}`);
-    if (Date.now() > deadline) throw new Error(`wrangler dev did not listen within two minutes:\n${log}`);
+    if (!running) throw new Error(`the Worker ended before it listened:\n${log}`);
+    if (Date.now() > deadline) throw new Error(`the Worker did not listen within two minutes:\n${log}`);
     const answer = await fetch(`${url}/healthz`).catch(() => undefined);
     if (answer?.ok) break;
     await new Promise((resolve) => setTimeout(resolve, 200));

@@ -1,6 +1,7 @@
 // What the tests ask of an edge as viewers do, and the small broadcast that they watch.
 import assert from "node:assert/strict";
 import { randomBytes } from "node:crypto";
+import http from "node:http";
 import { base32, Core, internal } from "./core.js";
 
 export const SECRET = "a link secret for the tests, of more than 32 bytes";
@@ -78,6 +79,13 @@ export async function enterStream(edge, stream, viewer, headers = {}) {
   const [broadcast, session] = text.split("\n").find((line) => line !== "" && !line.startsWith("#")).split("/");
   const at = `/live/${stream}/${broadcast}/${session}`;
   return { session, at, playlist: (query = "", track = "v-720p30") => `${at}/${track}/index.m3u8${query}`, segment: (msn) => `${at}/v-720p30/${msn}.m4s` };
+}
+
+/** A body's pieces, on a connection of its own: workerd closes the one on which it broke a body, and nothing else may have been asked on it by then. */
+export async function pieces(edge, path) {
+  const response = await new Promise((resolve, reject) => http.get(edge.url + path, { agent: false }, resolve).on("error", reject));
+  assert.equal(response.statusCode, 200);
+  return response.setEncoding("utf8")[Symbol.asyncIterator]();
 }
 
 /** Asks until `check` gives something truthy of what it gave. */

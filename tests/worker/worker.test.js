@@ -5,7 +5,7 @@ import { readdir, readFile, writeFile } from "node:fs/promises";
 import path from "node:path";
 import { after, before, describe, test } from "node:test";
 import { base32, Core, internal, proof } from "./core.js";
-import { newState, startEdge, wrangler } from "./edge.js";
+import { newState, startByWrangler, startEdge, wrangler } from "./edge.js";
 import * as viewer from "./viewer.js";
 
 const { SECRET, answered, assertProblem, newEntry, playlistOf, putEntry, timed, until } = viewer;
@@ -512,5 +512,15 @@ describe("a stream key in D1", () => {
 describe("wrangler", () => {
   test("deploy --dry-run passes without the network", async () => {
     assert.match(await wrangler("deploy", "--dry-run"), /exiting now|dry-run/);
+  });
+
+  test("dev serves it on what an earlier run left", async () => {
+    const dev = await startByWrangler({ state, vars: { LINK_SECRET: SECRET } });
+    try {
+      const { streams } = await (await fetch(`${dev.url}/api/streams`)).json();
+      assert.ok(streams.some(({ name }) => name === "sealed"));
+    } finally {
+      await dev.stop();
+    }
   });
 });
