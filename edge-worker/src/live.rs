@@ -83,8 +83,8 @@ pub enum ApplyError {
         /// The one that came.
         got: u64,
     },
-    /// Only a heartbeat is outside the order.
-    #[error("a message other than a heartbeat has no number")]
+    /// What is in the order has a number.
+    #[error("a message of the broadcast's order has no number")]
     Unnumbered,
     /// Another broadcast's message.
     #[error("the message belongs to another stream, broadcast or timeline")]
@@ -854,6 +854,9 @@ impl Broadcast {
         {
             self.heartbeat(*clock_unix_ms, now_unix_ms);
             self.publisher.clone_from(publisher);
+        }
+        // The others are the adapter's, and about no media.
+        if !numbered.message.is_ordered() {
             return Ok(Applied::NOTHING);
         }
         match numbered.seq {
@@ -873,7 +876,7 @@ impl Broadcast {
             ToEdge::Segment(segment) => self.add_segment(segment, now_unix_ms)?,
             ToEdge::Discontinuity { msn } => self.discontinue(*msn)?,
             ToEdge::Closed { reason } => self.end(*reason, now_unix_ms),
-            ToEdge::Heartbeat { .. } => Applied::NOTHING,
+            _ => Applied::NOTHING,
         };
         self.seq = numbered.seq;
         if matches!(numbered.message, ToEdge::Opened(_) | ToEdge::Track(_)) {

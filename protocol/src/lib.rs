@@ -15,6 +15,7 @@
 //! | [`link_auth`] | how box and edge prove themselves to each other |
 //! | [`schema`] | nothing: how names and ids are described to those who write clients |
 //! | [`session`] | a viewer's signed place in the addresses of a broadcast |
+//! | [`signaling`] | what WebRTC viewers and media-core say to each other, over the broadcast link |
 //! | [`stream_key`] | the static keys that encoders publish with |
 //! | [`token`] | the capability tokens of everybody else, and of encoders as well |
 
@@ -30,5 +31,6 @@ pub mod object_key;
 pub mod per_address;
 pub mod schema;
 pub mod session;
+pub mod signaling;
 pub mod stream_key;
 pub mod token;

@@ -10,19 +10,20 @@ use serde::{Deserialize, Serialize};
 use crate::{
     names::{BroadcastId, StreamName, TrackName},
     object_key::ObjectKey,
-    token::Credential,
+    signaling::{Outcome, Signal, Viewer},
+    token::{Credential, Tag},
 };
 
 /// `EXT-X-TARGETDURATION` of every playlist, seconds.
 pub const TARGET_DURATION_S: u32 = 4;
 
 /// The longest link message that is read, bytes.
-pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
+pub const MAX_MESSAGE_BYTES: usize = 48 * 1024;
 
 /// A message with its place in the order of the broadcast.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Numbered {
-    /// From 1, one more each message. 0 marks a message outside the order ([`ToEdge::Heartbeat`]).
+    /// From 1, one more each message. 0 marks a message outside the order ([`ToEdge::is_ordered`]).
     pub seq: u64,
     /// The message.
     #[serde(flatten)]
@@ -59,6 +60,43 @@ pub enum ToEdge {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         publisher: Option<Credential>,
     },
+    /// The answer to [`ToCore::Signal`]; outside the order.
+    Signaled {
+        /// As in the question.
+        request: u64,
+        /// What came of it.
+        #[serde(flatten)]
+        outcome: Outcome,
+    },
+    /// These watch by WebRTC: said of all when the link is connected, at most [`crate::signaling::MAX_WATCHING`] a message; outside the order.
+    Watching {
+        /// Who.
+        viewers: Vec<Viewer>,
+    },
+    /// These still watch: said of all every [`crate::signaling::STILL_WATCHING_S`]; outside the order.
+    StillWatching {
+        /// Ids of their sessions, at most [`crate::signaling::MAX_IDS`].
+        sessions: Vec<Tag>,
+    },
+    /// These do not watch any more; outside the order.
+    Gone {
+        /// Ids of their sessions, at most [`crate::signaling::MAX_IDS`].
+        sessions: Vec<Tag>,
+    },
+}
+
+impl ToEdge {
+    /// Whether it has a number and is replayed. What is not is about this moment, and a later one makes up for it.
+    pub fn is_ordered(&self) -> bool {
+        !matches!(
+            self,
+            Self::Heartbeat { .. }
+                | Self::Signaled { .. }
+                | Self::Watching { .. }
+                | Self::StillWatching { .. }
+                | Self::Gone { .. }
+        )
+    }
 }
 
 /// The first message of a broadcast link.
@@ -194,6 +232,19 @@ pub enum ToCore {
         /// A sentence for the operator's log.
         reason: String,
     },
+    /// A WebRTC viewer says something. Answered by [`ToEdge::Signaled`].
+    Signal {
+        /// Comes back with the answer; one is not used twice on a connection.
+        request: u64,
+        /// What.
+        #[serde(flatten)]
+        signal: Signal,
+    },
+    /// These sessions were ended or taken back: media-core sends them nothing any more. Not answered.
+    End {
+        /// Their ids, at most [`crate::signaling::MAX_IDS`].
+        sessions: Vec<Tag>,
+    },
 }
 
 /// What the edge knows of a broadcast that was not closed, for a media-core that was restarted.
@@ -227,5 +278,43 @@ mod tests {
         let text = serde_json::to_string(&message).unwrap();
         assert_eq!(text, r#"{"seq":7,"type":"discontinuity","msn":3}"#);
         assert_eq!(serde_json::from_str::<Numbered>(&text).unwrap(), message);
+    }
+
+    #[test]
+    fn signaling_is_flat_too_and_has_no_place_in_the_order() {
+        let tag = Tag::from_bytes([7; 12]);
+        for signal in [
+            Signal::Offer {
+                viewer: Box::new(Viewer {
+                    session: crate::session::Session::anonymous([7; 12], 1_000),
+                    address: [192, 0, 2, 1].into(),
+                }),
+                sdp: "v=0\r\n".into(),
+            },
+            Signal::Patch {
+                session: tag,
+                fragment: "a=end-of-candidates".into(),
+            },
+            Signal::Leave { session: tag },
+        ] {
+            let asked = ToCore::Signal { request: 7, signal };
+            let text = serde_json::to_string(&asked).unwrap();
+            assert!(
+                text.starts_with(r#"{"type":"signal","request":7,"signal":"#),
+                "{text}"
+            );
+            assert_eq!(serde_json::from_str::<ToCore>(&text).unwrap(), asked);
+        }
+        let reason = crate::signaling::Refusal::NoCommonCodec;
+        let message = ToEdge::Signaled {
+            request: 7,
+            outcome: Outcome::Refused { reason },
+        };
+        assert!(!message.is_ordered());
+        let answer = Numbered { seq: 0, message };
+        let text = serde_json::to_string(&answer).unwrap();
+        let flat = r#"{"seq":0,"type":"signaled","request":7,"outcome":"refused","reason":"no_common_codec"}"#;
+        assert_eq!(text, flat);
+        assert_eq!(serde_json::from_str::<Numbered>(&text).unwrap(), answer);
     }
 }

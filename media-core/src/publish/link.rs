@@ -230,7 +230,7 @@ async fn connect(edge: &dyn Edge, broadcast: BroadcastId) -> Result<(Link, u64),
     match link.from_edge.recv().await {
         Some(ToCore::Welcome { seq }) => Ok((link, seq)),
         Some(ToCore::Refused { reason }) => Err(EdgeError::Refused(reason)),
-        Some(ToCore::Ack { .. }) => Err(EdgeError::Unreachable(
+        Some(_) => Err(EdgeError::Unreachable(
             "its first message was no welcome".into(),
         )),
         None => Err(EdgeError::Unreachable(
@@ -275,6 +275,8 @@ async fn carry(
                     Some(ToCore::Ack { seq }) => outbox.ack(seq)?,
                     Some(ToCore::Welcome { seq }) => outbox.welcome(seq)?,
                     Some(ToCore::Refused { reason }) => return Err(LinkError::Refused(reason)),
+                    // Nobody watches by WebRTC yet.
+                    Some(ToCore::Signal { .. } | ToCore::End { .. }) => {}
                     None => return Ok(false),
                 }
             }

@@ -179,7 +179,7 @@ impl FakeEdge {
                 state.discontinuities.push(*msn);
             }
             ToEdge::Closed { .. } => state.closed = true,
-            ToEdge::Heartbeat { .. } => {}
+            _ => {}
         }
         state.messages.push(numbered);
     }
