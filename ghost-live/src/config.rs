@@ -20,7 +20,7 @@ use media_core::{
     ingest::{self, Listen},
     publish,
     tls::{self, acme},
-    transcode,
+    transcode, webrtc,
 };
 use protocol::{cidr::Cidr, names::StreamName};
 use serde::{Deserialize, Serialize};
@@ -41,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) web: Web,
     /// RTMP and RTMPS.
     pub(crate) ingest: ingest::Config,
+    /// WebRTC viewers.
+    pub(crate) webrtc: webrtc::Config,
     /// Certificates of RTMPS and HTTPS.
     pub(crate) tls: Tls,
     /// The life of a broadcast.
@@ -69,6 +71,7 @@ impl Default for Config {
             data: "./data".into(),
             web: Default::default(),
             ingest: Default::default(),
+            webrtc: Default::default(),
             tls: Default::default(),
             broadcast: Default::default(),
             transcode: Default::default(),

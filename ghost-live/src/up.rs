@@ -25,6 +25,7 @@ use media_core::{
     publish::{RemoteEdge, Store, StudioKey, store},
     tls::{self, Certificates, acme::Issuer},
     transcode,
+    webrtc::Webrtc,
 };
 use protocol::{
     internal::{Admission, Admit, Open, OpenAnswer},
@@ -498,7 +499,16 @@ async fn start_media(
         rtmp: server.address(Protocol::Rtmp),
         rtmps: server.address(Protocol::Rtmps),
     };
+    let webrtc = Webrtc::start(&config.webrtc)?;
+    if let Some(webrtc) = &webrtc {
+        let at: Vec<String> = webrtc.addresses().iter().map(|at| at.to_string()).collect();
+        tracing::info!(
+            at = at.join(" "),
+            "WebRTC viewers are told to send here (UDP)"
+        );
+    }
     let environment = Environment {
+        webrtc,
         edge,
         store,
         broadcast: config.broadcast.clone(),

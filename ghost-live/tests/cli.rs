@@ -41,7 +41,7 @@ impl Place {
         };
         let text = format!(
             "[web]\nlisten = \"{web}\"\ntls_listen = \"{tls}\"\n[ingest]\nrtmp = \"{rtmp}\"\nrtmps = \"{rtmps}\"\n\
-             [transcode]\nencoder = \"libx264\"\n{more}"
+             [webrtc]\nlisten = \"127.0.0.1:0\"\n[transcode]\nencoder = \"libx264\"\n{more}"
         );
         place.configure(&text);
         place

@@ -23,6 +23,7 @@ mod decoder;
 mod encoder;
 mod ladder;
 mod machine;
+mod opus;
 mod overload;
 mod pace;
 mod queue;
@@ -44,6 +45,7 @@ pub use encoder::{
     Colour, EncoderError, Kind, ProbeFinding, Settings, VideoEncoder, probe, resolve,
 };
 pub use ladder::Profile;
+pub use opus::{OPUS_RATE, OpusTranscoder};
 pub use transcoder::{Transcoder, choose_encoder};
 
 use crate::media::{Boundary, FrameRate, VideoConfig, VideoPacket};

@@ -24,6 +24,7 @@ use crate::{
     ingest::Publisher,
     publish::{Store, queue::Limits},
     transcode,
+    webrtc::Webrtc,
 };
 
 /// What all broadcasts share.
@@ -39,6 +40,8 @@ pub struct Environment {
     pub transcode: transcode::Config,
     /// What encodes.
     pub encoder: transcode::Kind,
+    /// `None` where it is off.
+    pub webrtc: Option<Webrtc>,
     /// `[publish]`.
     pub publish: Limits,
     /// Folder of the spools.

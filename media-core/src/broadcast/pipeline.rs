@@ -5,11 +5,12 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use bytes::Bytes;
 use protocol::{link::TrackKind, names::TrackName};
 
 use crate::{
-    media::{AudioPacket, Boundary, FrameRate, VIDEO_TIMESCALE, VideoConfig, VideoPacket},
+    media::{
+        AudioConfig, AudioPacket, Boundary, FrameRate, VIDEO_TIMESCALE, VideoConfig, VideoPacket,
+    },
     package::{AudioPackager, Chunk, Cut, Cutter, ForcedCut, PackageError, VideoPackager},
     publish::{
         Publisher,
@@ -17,6 +18,7 @@ use crate::{
         queue::{PartChunk, TrackAnnouncement},
     },
     transcode::{Event, Rendition, Transcoder},
+    webrtc::{Feed, Layer},
 };
 
 /// Why a pipeline cannot go on.
@@ -77,8 +79,8 @@ pub(super) struct Plan {
     pub(super) frame_rate: Option<FrameRate>,
     /// What the source claims or was measured at, bits a second.
     pub(super) video_bps: u64,
-    /// The sound track's `AudioSpecificConfig`.
-    pub(super) audio_asc: Bytes,
+    /// The sound track's configuration.
+    pub(super) audio: AudioConfig,
     /// The sound track's name.
     pub(super) audio_name: TrackName,
     /// Bits a second of the sound.
@@ -107,6 +109,8 @@ pub(super) struct Pipeline {
     publisher: Publisher,
     /// `None` once it was told to end.
     transcoder: Option<Transcoder>,
+    /// Where the same packets go to WebRTC viewers; `None` where that is off.
+    webrtc: Option<Feed>,
     cutter: Cutter,
     source_name: TrackName,
     source: VideoTrack,
@@ -139,8 +143,18 @@ impl Pipeline {
         plan: Plan,
         transcoder: Transcoder,
         publisher: Publisher,
+        mut webrtc: Option<Feed>,
     ) -> Result<Self, PipelineError> {
         let packager = VideoPackager::new(&plan.video.avcc, plan.frame_rate)?;
+        if let Some(webrtc) = &mut webrtc {
+            webrtc.layer(Layer {
+                name: source_name(),
+                config: plan.video.clone(),
+                bps: plan.video_bps,
+                on_demand: false,
+            });
+            webrtc.audio_config(plan.audio.clone());
+        }
         let resumed = plan.resumed_tracks.is_some();
         if resumed {
             publisher.discontinuity(plan.first_msn)?;
@@ -148,6 +162,7 @@ impl Pipeline {
         Ok(Self {
             publisher,
             transcoder: Some(transcoder),
+            webrtc,
             cutter: Cutter::new(plan.first_msn, plan.frame_rate, resumed),
             source_name: source_name(),
             source: VideoTrack {
@@ -159,7 +174,7 @@ impl Pipeline {
             ladder: Vec::new(),
             rungs: BTreeMap::new(),
             shed: BTreeMap::new(),
-            audio: AudioPackager::new(&plan.audio_asc)?,
+            audio: AudioPackager::new(&plan.audio.asc)?,
             audio_name: plan.audio_name,
             audio_bps: plan.audio_bps,
             first_msn: plan.first_msn,
@@ -237,6 +252,9 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::video`].
     pub(super) fn audio(&mut self, packet: AudioPacket) -> Result<(), PipelineError> {
+        if let Some(webrtc) = &mut self.webrtc {
+            webrtc.audio(&packet);
+        }
         let chunks = self.audio.push(packet);
         self.give(&self.audio_name.clone(), chunks)?;
         self.let_go_of_sound()
@@ -369,6 +387,9 @@ impl Pipeline {
         if self.source_track != SourceTrack::Untouched {
             return Ok(());
         }
+        if let Some(webrtc) = &mut self.webrtc {
+            webrtc.video(&self.source_name, &packet);
+        }
         let chunks = self.source.packager.push(packet, boundary);
         self.give(&self.source_name.clone(), chunks)
     }
@@ -392,6 +413,9 @@ impl Pipeline {
             // The publisher's own packets end here. An encode goes on with `Added`, which comes next.
             let chunks = self.source.packager.finish();
             self.give(&self.source_name.clone(), chunks)?;
+            if let Some(webrtc) = &mut self.webrtc {
+                webrtc.drop_layer(&self.source_name);
+            }
             if !encode {
                 tracing::info!(
                     "the source has no key frames and the machine no room for another encode: the best rung stands in for it"
@@ -415,13 +439,26 @@ impl Pipeline {
         let Some(track) = track else {
             return Ok(());
         };
+        if let Some(webrtc) = &mut self.webrtc {
+            webrtc.video(name, &packet);
+        }
         let chunks = track.packager.push(packet, boundary);
         self.give(name, chunks)
+    }
+
+    /// A WebRTC viewer needs an IDR of a track.
+    pub(super) fn key_frame(&self, name: TrackName) {
+        if let Some(transcoder) = &self.transcoder {
+            transcoder.force_key_frame(name);
+        }
     }
 
     /// The rungs are settled: all tracks are announced, and what came before is given.
     fn open(&mut self, renditions: Vec<Rendition>) -> Result<(), PipelineError> {
         for rendition in renditions {
+            if let Some(webrtc) = &mut self.webrtc {
+                webrtc.layer(encoded_layer(&rendition));
+            }
             let packager = VideoPackager::new(&rendition.config.avcc, Some(rendition.frame_rate))?;
             let track = VideoTrack {
                 packager,
@@ -481,6 +518,9 @@ impl Pipeline {
         let announcement = video_announcement(&self.source_name, &self.source, from_msn);
         self.publisher.track(announcement)?;
         self.source_track = SourceTrack::Encoded;
+        if let Some(webrtc) = &mut self.webrtc {
+            webrtc.layer(encoded_layer(rendition));
+        }
         Ok(())
     }
 
@@ -502,6 +542,14 @@ impl Pipeline {
             transcoder.set_config(config.clone());
         }
         self.cutter.discontinuity();
+        if let (SourceTrack::Untouched, Some(webrtc)) = (&self.source_track, &mut self.webrtc) {
+            webrtc.layer(Layer {
+                name: self.source_name.clone(),
+                config: config.clone(),
+                bps: self.source.nominal_bps,
+                on_demand: false,
+            });
+        }
         if self.source_track == SourceTrack::Untouched && self.early.is_none() {
             self.source
                 .packager
@@ -532,6 +580,9 @@ impl Pipeline {
             .map(|track| track.packager.finish())
             .unwrap_or_default();
         self.give(name, chunks)?;
+        if let Some(webrtc) = &mut self.webrtc {
+            webrtc.drop_layer(name);
+        }
         self.follow_best(name, from_msn)
     }
 
@@ -603,6 +654,16 @@ impl Pipeline {
             } => self.publisher.lost(name, msn, start, duration)?,
         }
         Ok(())
+    }
+}
+
+/// A rung as WebRTC has it.
+fn encoded_layer(rendition: &Rendition) -> Layer {
+    Layer {
+        name: rendition.name.clone(),
+        config: rendition.config.clone(),
+        bps: rendition.peak_bps.into(),
+        on_demand: true,
     }
 }
 

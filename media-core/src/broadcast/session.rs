@@ -8,7 +8,7 @@ use std::{
 use protocol::{
     internal::Open,
     link::{CloseReason, Opened as LinkOpened, Resume, TrackKind},
-    names::{BroadcastId, StreamName},
+    names::{BroadcastId, StreamName, TrackName},
     token::Credential,
 };
 use tokio::{
@@ -28,6 +28,7 @@ use crate::{
     publish::{self, publisher::Options},
     repair::{self, Opened, Repair, Repaired},
     transcode::{self, Event, Transcoder},
+    webrtc::{Signaling, Zero},
 };
 
 /// How often what depends on time alone is looked at: sound that stopped.
@@ -41,6 +42,9 @@ const CLOSE: Duration = Duration::from_secs(10);
 
 /// What the edge may take to say whether a broadcast goes on.
 const ASK_EDGE: Duration = Duration::from_secs(3);
+
+/// Key frames that wait to be asked for: one a layer.
+const KEY_FRAMES: usize = 16;
 
 /// Bits a second of video that claims nothing: only said until enough was measured.
 const UNKNOWN_BPS: u64 = 4_000_000;
@@ -207,6 +211,14 @@ impl Timeline {
         }
     }
 
+    fn zero(&self) -> Zero {
+        Zero {
+            anchor: self.anchor,
+            media_ms: i64::try_from(self.anchor_media.as_millis()).unwrap_or(i64::MAX),
+            epoch_unix_ms: self.epoch_unix_ms,
+        }
+    }
+
     fn clock(self) -> publish::link::Clock {
         Arc::new(move || {
             let media = self.anchor_media + self.anchor.elapsed();
@@ -299,6 +311,15 @@ fn begin(
     let (transcoder, events) =
         Transcoder::start(&environment.transcode, environment.encoder, source)?;
     let first_msn = link_opened.first_msn;
+    let (asks, key_frames) = mpsc::channel(KEY_FRAMES);
+    let (webrtc, signaling) = match &environment.webrtc {
+        Some(webrtc) => {
+            let id = link_opened.broadcast.clone();
+            let (feed, signaling) = webrtc.broadcast(id, timeline.zero(), asks);
+            (Some(feed), signaling)
+        }
+        None => (None, Signaling::none()),
+    };
     let (publisher, driver) = publish::publisher::start(Options {
         store: environment.store.clone(),
         edge: Arc::clone(&environment.edge),
@@ -306,6 +327,7 @@ fn begin(
         first_seq: resume.as_ref().map_or(1, |resume| resume.seq + 1),
         clock: timeline.clock(),
         credential,
+        signaling,
         limits: environment.publish.clone(),
         spool: environment.spool.clone(),
     });
@@ -323,7 +345,7 @@ fn begin(
             .video_bps
             .filter(|bps| *bps > 0)
             .unwrap_or(UNKNOWN_BPS),
-        audio_asc: sound.asc(),
+        audio: sound.config().clone(),
         audio_name: audio_name(),
         audio_bps: opened
             .metadata
@@ -334,12 +356,13 @@ fn begin(
         resumed_tracks: resume
             .map(|resume| resume.tracks.into_iter().map(|track| track.name).collect()),
     };
-    let pipeline = Pipeline::new(plan, transcoder, publisher)?;
+    let pipeline = Pipeline::new(plan, transcoder, publisher, webrtc)?;
     Ok((
         Session {
             repair,
             sound,
             pipeline,
+            key_frames,
         },
         events,
     ))
@@ -350,6 +373,8 @@ struct Session {
     repair: Repair,
     sound: Sound,
     pipeline: Pipeline,
+    /// Tracks of which WebRTC viewers need an IDR.
+    key_frames: mpsc::Receiver<TrackName>,
 }
 
 impl Session {
@@ -483,6 +508,10 @@ impl Running {
                 }
                 () = &mut wait, if self.publisher.is_none() => return End::Closed(CloseReason::Lost),
                 Some(event) = self.events.recv() => self.session.pipeline.transcoded(event),
+                Some(track) = self.session.key_frames.recv() => {
+                    self.session.pipeline.key_frame(track);
+                    Ok(())
+                }
                 _ = tick.tick() => match self.publisher {
                     Some(_) => {
                         let repaired = self.session.repair.tick(environment.started.elapsed());

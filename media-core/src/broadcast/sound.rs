@@ -57,9 +57,9 @@ impl Sound {
         Ok(sound)
     }
 
-    /// The track's `AudioSpecificConfig`.
-    pub(super) fn asc(&self) -> Bytes {
-        self.track.asc.clone()
+    /// How the track is configured.
+    pub(super) fn config(&self) -> &AudioConfig {
+        &self.track
     }
 
     /// The publisher's frames are configured like this from here on. Gives what an encoder still held.
@@ -148,7 +148,7 @@ mod tests {
     fn plain_aac_passes_untouched_and_silence_has_its_format() {
         let config = transcode::audio_config(44_100, 2).unwrap();
         let mut sound = Sound::new(Some(&config), 44_100, 128_000).unwrap();
-        assert_eq!(sound.asc(), config.asc);
+        assert_eq!(sound.config().asc, config.asc);
         let packet = AudioPacket {
             pts: 5_000,
             data: Bytes::from_static(b"untouched"),
@@ -164,7 +164,10 @@ mod tests {
     #[test]
     fn a_publisher_without_sound_gets_a_silent_stereo_track() {
         let mut sound = Sound::new(None, 48_000, 128_000).unwrap();
-        assert_eq!(sound.asc(), transcode::audio_config(48_000, 2).unwrap().asc);
+        assert_eq!(
+            sound.config().asc,
+            transcode::audio_config(48_000, 2).unwrap().asc
+        );
         assert!(
             sound
                 .silence(0, 3)
@@ -177,9 +180,9 @@ mod tests {
     fn announced(asc: &[u8]) -> (String, u32, u32, bool) {
         let config = crate::codec::aac::audio_config(asc).unwrap();
         let sound = Sound::new(Some(&config), config.sample_rate, 128_000).unwrap();
-        let track = crate::package::AudioPackager::new(&sound.asc()).unwrap();
+        let track = crate::package::AudioPackager::new(&sound.config().asc).unwrap();
         let passes = matches!(sound.input, Input::Passes);
-        assert_eq!(passes, sound.asc() == asc);
+        assert_eq!(passes, sound.config().asc == asc);
         (
             track.codecs().to_owned(),
             track.sample_rate(),

@@ -120,6 +120,11 @@ impl ParameterSets {
         !self.sps.is_empty() && !self.pps.is_empty()
     }
 
+    /// All of them, sequence parameter sets first.
+    pub fn units(&self) -> impl Iterator<Item = &Bytes> {
+        self.sps.iter().chain(&self.pps).map(|(_, unit)| unit)
+    }
+
     /// The first sequence parameter set, as it came.
     ///
     /// # Errors

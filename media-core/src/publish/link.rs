@@ -17,6 +17,7 @@ use tokio::{
 use crate::{
     edge::{Edge, EdgeError, Link},
     retry::Backoff,
+    webrtc::Signaling,
 };
 
 /// How often the edge hears the box's clock.
@@ -182,6 +183,7 @@ pub async fn run(
     broadcast: BroadcastId,
     first_seq: u64,
     mut beat: Beat,
+    mut signaling: Signaling,
     mut messages: mpsc::Receiver<ToEdge>,
 ) -> Result<(), LinkError> {
     let mut outbox = Outbox::new(first_seq);
@@ -217,7 +219,15 @@ pub async fn run(
             tracing::info!(%broadcast, seq, "the broadcast link is back");
         }
         backoff.reset();
-        if carry(&mut outbox, &mut messages, &mut link, &mut beat).await? {
+        if carry(
+            &mut outbox,
+            &mut messages,
+            &mut link,
+            &mut beat,
+            &mut signaling,
+        )
+        .await?
+        {
             return Ok(());
         }
         tracing::warn!(%broadcast, "the broadcast link was cut");
@@ -255,7 +265,9 @@ async fn carry(
     messages: &mut mpsc::Receiver<ToEdge>,
     link: &mut Link,
     beat: &mut Beat,
+    signaling: &mut Signaling,
 ) -> Result<bool, LinkError> {
+    signaling.connected();
     let mut heartbeat = time::interval(HEARTBEAT);
     heartbeat.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut heard = time::Instant::now();
@@ -275,8 +287,8 @@ async fn carry(
                     Some(ToCore::Ack { seq }) => outbox.ack(seq)?,
                     Some(ToCore::Welcome { seq }) => outbox.welcome(seq)?,
                     Some(ToCore::Refused { reason }) => return Err(LinkError::Refused(reason)),
-                    // Nobody watches by WebRTC yet.
-                    Some(ToCore::Signal { .. } | ToCore::End { .. }) => {}
+                    Some(ToCore::Signal { request, signal }) => signaling.signal(request, signal),
+                    Some(ToCore::End { sessions }) => signaling.end(sessions).await,
                     None => return Ok(false),
                 }
             }
@@ -297,6 +309,13 @@ async fn carry(
                 let beat = Numbered { seq: 0, message };
                 // Dropped when the channel is full: the next one is worth more.
                 if let Err(mpsc::error::TrySendError::Closed(_)) = link.to_edge.try_send(beat) {
+                    return Ok(false);
+                }
+            }
+            Some(message) = signaling.recv() => {
+                // Dropped when the channel is full: who asked asks again.
+                let message = Numbered { seq: 0, message };
+                if let Err(mpsc::error::TrySendError::Closed(_)) = link.to_edge.try_send(message) {
                     return Ok(false);
                 }
             }

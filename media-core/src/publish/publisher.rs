@@ -31,7 +31,7 @@ use super::{
     spool::Spool,
     store::{Store, StoreError},
 };
-use crate::{edge::Edge, retry::Backoff};
+use crate::{edge::Edge, retry::Backoff, webrtc::Signaling};
 
 /// Messages between the order of the broadcast and the link's own keeping; a full channel only leaves them where they are.
 const LINK_CHANNEL: usize = 64;
@@ -58,6 +58,8 @@ pub struct Options {
     pub clock: Clock,
     /// Whose token the publisher has, as it changes.
     pub credential: watch::Receiver<Option<Credential>>,
+    /// What WebRTC viewers and the edge say to each other on the way.
+    pub signaling: Signaling,
     /// What it may take.
     pub limits: Limits,
     /// Folder of all spools, such as `{data}/spool`.
@@ -337,6 +339,7 @@ async fn drive(
             clock: options.clock,
             publisher: options.credential,
         },
+        options.signaling,
         from_driver,
     ));
     let result = driver.publish(to_link, link.as_mut(), &phase).await;

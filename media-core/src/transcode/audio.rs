@@ -29,6 +29,9 @@ pub enum AudioError {
     /// The configuration is none that can be decoded.
     #[error("the audio cannot be decoded: {0}")]
     Decoder(String),
+    /// FFmpeg has no libopus, or it does not start.
+    #[error("sound cannot be encoded as Opus: {0}")]
+    Opus(String),
     /// AAC has no such rate or number of channels, or this build of FFmpeg no encoder.
     #[error("AAC-LC of {sample_rate} Hz and {channels} channels cannot be encoded: {reason}")]
     Encoder {
@@ -253,7 +256,7 @@ pub fn silence(config: &AudioConfig) -> Result<Bytes, AudioError> {
     })
 }
 
-fn open_decoder(config: &AudioConfig) -> Result<decoder::Audio, AudioError> {
+pub(super) fn open_decoder(config: &AudioConfig) -> Result<decoder::Audio, AudioError> {
     av::init();
     av::last_error();
     let open = || {

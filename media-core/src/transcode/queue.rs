@@ -48,6 +48,8 @@ pub(super) enum Input {
         from_msn: u64,
     },
     Config(VideoConfig),
+    /// The next frame of this rung is to be an IDR, which begins no segment.
+    KeyFrame(TrackName),
     /// Packets were dropped here.
     Dropped(usize),
     Drain,

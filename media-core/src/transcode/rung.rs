@@ -35,6 +35,8 @@ pub(super) enum Work {
         picture: Arc<frame::Video>,
         pts: i64,
         boundary: Option<Boundary>,
+        /// Always with a boundary.
+        idr: bool,
     },
     Drain(Arc<DrainMark>),
 }
@@ -45,6 +47,8 @@ pub(super) struct Rung {
     pub(super) pace: Pace,
     /// The segment from which on it gets nothing any more.
     pub(super) ends_from: Option<u64>,
+    /// Its next frame is to be an IDR.
+    pub(super) key_frame_wanted: bool,
     /// CPU time of its thread, nanoseconds.
     pub(super) cpu_ns: Arc<AtomicU64>,
     work: mpsc::SyncSender<Work>,
@@ -109,6 +113,7 @@ impl Rung {
             pace: Pace::new(plan.max_fps),
             plan,
             ends_from: None,
+            key_frame_wanted: false,
             cpu_ns,
             work,
         };
@@ -186,7 +191,8 @@ impl Worker {
                     picture,
                     pts,
                     boundary,
-                } => self.encode(&picture, pts, boundary),
+                    idr,
+                } => self.encode(&picture, pts, boundary, idr),
                 // The last rung to let go of it says that all is drained.
                 Work::Drain(mark) => {
                     drop(mark);
@@ -221,11 +227,11 @@ impl Worker {
         source: &frame::Video,
         pts: i64,
         boundary: Option<Boundary>,
+        force_idr: bool,
     ) -> Result<(), Ended> {
         if let Some(boundary) = boundary {
             self.begins.push_back((pts, boundary));
         }
-        let force_idr = boundary.is_some();
         if self.is_ready(source) {
             let mut shared = av::share(source).map_err(|error| self.failed(error))?;
             shared.set_format(self.encoder.format());

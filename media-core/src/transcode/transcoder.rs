@@ -131,6 +131,11 @@ impl Transcoder {
         self.shared.queue.push(packet, boundary);
     }
 
+    /// The next frame of a rung that is decoded is encoded as an IDR: a viewer lost its references, or comes in. No segment begins with it.
+    pub fn force_key_frame(&self, rung: TrackName) {
+        self.shared.queue.command(Input::KeyFrame(rung));
+    }
+
     /// A segment begins at the first frame that is presented after `after_pts` and was not decoded yet: every rung encodes an IDR there, and
     /// [`Event::Resolved`] says where that is.
     pub fn force_boundary(&self, msn: u64, after_pts: i64, discontinuity: bool) {
@@ -360,6 +365,13 @@ impl Worker {
                 Ok(())
             }
             Input::Config(config) => self.reconfigure(config),
+            Input::KeyFrame(name) => {
+                let rungs = self.stage.rungs.iter_mut();
+                for rung in rungs.filter(|rung| rung.plan.name == name) {
+                    rung.key_frame_wanted = true;
+                }
+                Ok(())
+            }
             Input::Dropped(packets) => {
                 self.shared
                     .dropped
@@ -474,6 +486,7 @@ impl Worker {
                 picture: Arc::clone(&picture),
                 pts,
                 boundary,
+                idr: std::mem::take(&mut rung.key_frame_wanted) || boundary.is_some(),
             };
             if !rung.give(work) {
                 gone.push(rung.plan.name.clone());

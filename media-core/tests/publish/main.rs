@@ -123,6 +123,7 @@ pub fn options(store: Store, edge: &Arc<FakeEdge>, spool: &Path) -> Options {
         first_seq: 1,
         clock: Arc::new(|| 1_800_000_000_000),
         credential: tokio::sync::watch::Sender::new(None).subscribe(),
+        signaling: ghost_live_media_core::webrtc::Signaling::none(),
         limits: Limits::default(),
         spool: spool.to_owned(),
     }

@@ -93,6 +93,7 @@ export async function startBox(edge, { store = '[store]\nkind = "edge"' } = {}) 
   const rtmps = await freePort();
   await writeFile(file, [
     `[ingest]\nrtmp = "off"\nrtmps = "127.0.0.1:${rtmps}"`,
+    '[webrtc]\nlisten = "127.0.0.1:0"',
     `[edge]\nurl = "${edge.url}"\nlink_secret_file = "${edge.secretFile}"`,
     PATIENT,
     store,

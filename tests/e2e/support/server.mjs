@@ -42,6 +42,8 @@ export async function startServer({ config = '', ingest = '', args = [], data, p
   const listen = [
     `[web]\nlisten = "127.0.0.1:${port.web}"`,
     `[ingest]\nrtmp = "127.0.0.1:${port.rtmp}"\nrtmps = "127.0.0.1:${port.rtmps}"\n${ingest}`,
+    // A browser keeps to loopback as well; any free port.
+    '[webrtc]\nlisten = "127.0.0.1:0"',
     PATIENT,
   ].join('\n');
   await writeFile(file, `${listen}\n${config}`);
