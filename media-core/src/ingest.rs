@@ -79,7 +79,7 @@ pub struct Publisher {
     pub peer: SocketAddr,
     /// What it speaks.
     pub protocol: Protocol,
-    /// Whose token it came with; `None` with a stream key.
+    /// What it was let in with, by which it can be taken back: a token or a stream key; `None` where the directory does not say.
     pub credential: Option<Credential>,
     /// What it sends.
     pub events: queue::Events,

@@ -425,7 +425,7 @@ struct Running {
     session: Session,
     events: mpsc::Receiver<Event>,
     publisher: Option<Publisher>,
-    /// Whose token it has, for the edge.
+    /// What it was let in with, for the edge.
     credential: watch::Sender<Option<Credential>>,
 }
 

@@ -37,7 +37,7 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 pub struct Beat {
     /// The time.
     pub clock: Clock,
-    /// Whose token the publisher has. A change is said at once.
+    /// What the publisher was let in with. A change is said at once.
     pub publisher: watch::Receiver<Option<Credential>>,
 }
 

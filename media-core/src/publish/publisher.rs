@@ -56,7 +56,7 @@ pub struct Options {
     pub first_seq: u64,
     /// The clock of the broadcast's timeline.
     pub clock: Clock,
-    /// Whose token the publisher has, as it changes.
+    /// What the publisher was let in with, as it changes.
     pub credential: watch::Receiver<Option<Credential>>,
     /// What WebRTC viewers and the edge say to each other on the way.
     pub signaling: Signaling,
