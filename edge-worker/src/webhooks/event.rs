@@ -14,7 +14,7 @@ use crate::live::Broadcast;
 pub const PEAK_EVERY_MS: i64 = 60_000;
 /// An event is sent for so long at the most, milliseconds, before it is a dead letter.
 pub const TRIED_FOR_MS: i64 = 3_600_000;
-/// Two attempts are never further apart, milliseconds.
+/// Two attempts are never further apart, milliseconds, however they are spread.
 const LONGEST_MS: i64 = 15 * 60_000;
 /// Where viewers are asked about now and then, those from before a broadcast's end are asked about for so long after it, milliseconds.
 const COUNTED_AFTER_MS: i64 = 5_000;
@@ -227,7 +227,8 @@ pub fn kept(broadcast: &mut Broadcast, event: &Event) {
 pub struct Retries {
     /// How often at the most, before it is a dead letter.
     pub attempts: u32,
-    /// How long after the first attempt the second one is, milliseconds; each next one four times as long, up to a quarter of an hour.
+    /// How long after the first attempt the second one is, milliseconds; each next one four times as long, until two are a quarter of an
+    /// hour apart at the most.
     pub first_ms: i64,
 }
 
@@ -242,7 +243,7 @@ pub fn again(
 ) -> Option<i64> {
     let wait = (retries.first_ms)
         .saturating_mul(4_i64.saturating_pow(attempts.saturating_sub(1)))
-        .min(LONGEST_MS);
+        .min(LONGEST_MS / 3 * 2);
     let wait = wait / 2 + wait * i64::from(random) / 255;
     let at = now_unix_ms.saturating_add(wait);
     (attempts < retries.attempts && at.saturating_sub(created_unix_ms) <= TRIED_FOR_MS)
@@ -390,6 +391,7 @@ mod tests {
                 (now, attempts) = (at, attempts + 1);
             }
             assert!(waits.is_sorted(), "{waits:?}");
+            assert!(*waits.last().unwrap() <= LONGEST_MS, "{waits:?}");
             assert!((4..8).contains(&waits.len()), "{waits:?}");
             assert!(
                 now <= TRIED_FOR_MS && (1_000..=3_000).contains(&waits[0]),
@@ -403,8 +405,9 @@ mod tests {
             attempts: u32::MAX,
             first_ms: i64::MAX,
         };
-        let longest = again(most, 40, 0, 0, 255).unwrap();
-        assert!(longest <= 2 * LONGEST_MS, "{longest}");
+        let waits = [0, 128, 255].map(|random| again(most, 40, 0, 0, random).unwrap());
+        assert!(waits[0] < waits[1] && waits[1] < waits[2], "{waits:?}");
+        assert_eq!(waits[2], LONGEST_MS);
         let once = Retries {
             attempts: 1,
             ..RETRIES
