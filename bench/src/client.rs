@@ -75,31 +75,10 @@ pub(crate) async fn run() -> Result<()> {
                 );
             }
             ["load", path, coding, seconds] => {
+                let (began, lasts) = (Instant::now(), Duration::from_secs_f64(seconds.parse()?));
                 let request = request(path, coding);
-                let began = Instant::now();
-                let end = began + Duration::from_secs_f64(seconds.parse()?);
-                let mut loads = JoinSet::new();
-                for mut stream in connections.drain(..) {
-                    let request = request.clone();
-                    loads.spawn(async move {
-                        let mut times = Vec::new();
-                        while Instant::now() < end {
-                            let began = Instant::now();
-                            stream.write_all(request.as_bytes()).await?;
-                            answer(&stream).await?;
-                            times.push(began.elapsed().as_secs_f64() * 1e6);
-                        }
-                        Ok::<_, anyhow::Error>((stream, times))
-                    });
-                }
-                let mut times = Vec::new();
-                while let Some(done) = loads.join_next().await {
-                    let (stream, own) = done??;
-                    connections.push(stream);
-                    times.extend(own);
-                }
+                let times = ask(&mut connections, request, lasts, Duration::ZERO).await?;
                 let elapsed = began.elapsed().as_secs_f64() * 1e6;
-                times.sort_by(f64::total_cmp);
                 println!(
                     "{} {elapsed} {} {}",
                     times.len(),
@@ -108,31 +87,9 @@ pub(crate) async fn run() -> Result<()> {
                 );
             }
             ["pace", path, coding, seconds, ms] => {
-                let request = request(path, coding);
-                let end = Instant::now() + Duration::from_secs_f64(seconds.parse()?);
-                let every = Duration::from_millis(ms.parse()?);
-                let mut viewers = JoinSet::new();
-                for mut stream in connections.drain(..) {
-                    let request = request.clone();
-                    viewers.spawn(async move {
-                        let mut times = Vec::new();
-                        while Instant::now() < end {
-                            let began = Instant::now();
-                            stream.write_all(request.as_bytes()).await?;
-                            answer(&stream).await?;
-                            times.push(began.elapsed().as_secs_f64() * 1e6);
-                            sleep(every).await;
-                        }
-                        Ok::<_, anyhow::Error>((stream, times))
-                    });
-                }
-                let mut times = Vec::new();
-                while let Some(done) = viewers.join_next().await {
-                    let (stream, own) = done??;
-                    connections.push(stream);
-                    times.extend(own);
-                }
-                times.sort_by(f64::total_cmp);
+                let lasts = Duration::from_secs_f64(seconds.parse()?);
+                let pause = Duration::from_millis(ms.parse()?);
+                let times = ask(&mut connections, request(path, coding), lasts, pause).await?;
                 println!(
                     "{} {} {}",
                     quantile(&times, 0.5),
@@ -144,6 +101,41 @@ pub(crate) async fn run() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Asks over all connections at once for so long, each with a pause after every answer. How long the answers took, microseconds, in order.
+async fn ask(
+    connections: &mut Vec<TcpStream>,
+    request: String,
+    lasts: Duration,
+    pause: Duration,
+) -> Result<Vec<f64>> {
+    let end = Instant::now() + lasts;
+    let mut asking = JoinSet::new();
+    for mut stream in connections.drain(..) {
+        let request = request.clone();
+        asking.spawn(async move {
+            let mut times = Vec::new();
+            while Instant::now() < end {
+                let began = Instant::now();
+                stream.write_all(request.as_bytes()).await?;
+                answer(&stream).await?;
+                times.push(began.elapsed().as_secs_f64() * 1e6);
+                if !pause.is_zero() {
+                    sleep(pause).await;
+                }
+            }
+            Ok::<_, anyhow::Error>((stream, times))
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = asking.join_next().await {
+        let (stream, own) = done??;
+        connections.push(stream);
+        times.extend(own);
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
 }
 
 /// What a connection sends.
