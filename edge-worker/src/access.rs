@@ -368,7 +368,7 @@ impl Access {
     }
 
     /// Begins a playback session for somebody who has the studio link of a stream: of a token of the id `jti`, by which all of them are
-    /// ended with the link ([`Self::revoked_studio`]). `random` becomes the session's id.
+    /// ended with the link ([`Self::revoke_studio`]). `random` becomes the session's id.
     ///
     /// # Errors
     /// [`Refusal`].
@@ -608,10 +608,12 @@ impl Access {
         stream: &StreamName,
         jti: String,
         exp: Option<Seconds>,
+        tenants: &Tenants,
         revoked: &Revocations,
         now_unix_ms: i64,
     ) -> Revocation {
-        let taken_back = self.own(stream, jti).folded(revoked);
+        let own = self.own(stream, jti);
+        let taken_back = own.folded_by_owner(tenants, revoked);
         match exp {
             Some(exp) => taken_back.revocation_of(exp.unix_ms(), now_unix_ms),
             None => taken_back.revocation(now_unix_ms),

@@ -241,14 +241,9 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         Route::Page(page, _) => page_of(route, *page, &request, &env).await,
         Route::Asset(path) => asset(route, path, &request, &env).await,
         Route::Streams | Route::Stream(_) => {
-            // Where somebody came with a token that is one, what was taken back is known first; else it is not asked.
-            let revoked = match access::bearer(&request, &watch::revoked(), &env)? {
-                Ok(Some(_)) => watch::revoked_now(&env).await?,
-                _ => watch::revoked(),
-            };
             let mut owner = false;
-            let bearer = match (access::bearer(&request, &revoked, &env)?, route) {
-                (Ok(bearer), _) => bearer,
+            let token = match (access::shown(&request, &env)?, route) {
+                (Ok(token), _) => token,
                 // No token: it may be what the studio link carries.
                 (Err(_), Route::Stream(name))
                     if directory::opens_studio(name, &request, &env).await? =>
@@ -258,11 +253,13 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
                 }
                 (Err(found), _) => return problem(Some(route), &found),
             };
-            // Whoever changes streams sees them as they are, and not as this isolate remembers them.
-            if bearer.is_some() {
-                directory::read(&env).await?;
-            }
-            let known = directory::known(&env, &context).await?;
+            // Whoever changes streams sees them as they are, and not as this isolate remembers them: viewers, of whom there are more, do not.
+            let known = match token.as_ref().is_some_and(access::Token::manages) {
+                true => directory::read(&env).await?,
+                false => directory::known(&env, &context).await?,
+            };
+            let revoked = watch::revoked();
+            let bearer = token.map(|token| token.bearer(&revoked));
             if let Route::Stream(name) = route {
                 let Some(stream) = directory::stream(&env, &context, name).await? else {
                     return problem(Some(route), &Problem::no_stream());

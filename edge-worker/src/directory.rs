@@ -149,6 +149,11 @@ fn new_studio_secret(random: [u8; 16]) -> String {
     BroadcastId::from_random(random).to_string()
 }
 
+/// Whether this has the form of what a studio link carries. Where it has not, no stream needs to be looked for.
+pub fn could_open_studio(text: &str) -> bool {
+    text.parse::<BroadcastId>().is_ok()
+}
+
 /// SHA-256 in lower-case hexadecimal.
 fn digest(secret: &str) -> String {
     HEXLOWER.encode(&Sha256::digest(secret))
@@ -747,6 +752,10 @@ mod tests {
             Some(entry.studio_secret.as_str()),
         ] {
             assert!(!stream.opens_studio(wrong), "{wrong:?}");
+        }
+        assert!(could_open_studio(&entry.studio_secret));
+        for other in ["", "wrong", "a.b.c", &entry.key.reveal(), &"A".repeat(26)] {
+            assert!(!could_open_studio(other), "{other:?}");
         }
         assert!(!format!("{entry:?}").contains(&entry.studio_secret));
         // A row that came without one opens for nobody.

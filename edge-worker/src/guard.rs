@@ -215,13 +215,15 @@ impl Guard {
                     self.buckets
                         .take_of(Kept::Session, session, self.rates.session, now)?;
                 }
-                Some(_) if class == Class::Manage => {
-                    if let Some(bearer) = shown.secret {
-                        self.buckets
-                            .take_of(Kept::Bearer, bearer, self.rates.manage, now)?;
-                    }
-                }
                 _ => {}
+            }
+            let of_bearer = match class {
+                Class::Manage => Some((Kept::Bearer, self.rates.manage)),
+                Class::Api => Some((Kept::ApiBearer, self.rates.api_token)),
+                _ => None,
+            };
+            if let (Some((kept, rate)), Some(bearer)) = (of_bearer, shown.secret) {
+                self.buckets.take_of(kept, bearer, rate, now)?;
             }
             // Who shows no secret is not kept from what takes none.
             match route.and_then(failures).filter(|_| shown.secret.is_some()) {

@@ -10,15 +10,15 @@
 //! | `DELETE /api/streams/{stream}` | its manager | 204; the broadcast ends, its objects go |
 //! | `POST /api/streams/{stream}/keys` | its manager | a new key, once |
 //!
-//! A stream that a token does not manage is refused exactly like one that does not exist, and a new one outside of what it manages is
-//! refused whether it exists or not.
+//! To whoever has a token for others, a stream that needs one and any change of it are refused exactly like one that does not exist; a new
+//! one outside of what the token manages is refused whether it exists or not.
 
 use std::net::IpAddr;
 
 use protocol::{
     limits::Limits,
     names::StreamName,
-    token::{Action, Ask, Grant, Refusal, Revocations},
+    token::{Action, Ask, Grant, Refusal, Revocations, StreamPattern},
 };
 use serde::{Deserialize, Serialize};
 
@@ -69,10 +69,18 @@ impl<'a> Bearer<'a> {
         self.check(action, stream).is_ok()
     }
 
-    /// Why somebody is told nothing of a stream that needs a token to watch.
+    /// Which streams their token is for.
+    pub fn manages(&self) -> &StreamPattern {
+        &self.grant.claims().stream
+    }
+
+    /// Why somebody is told nothing of a stream that needs a token to watch. To whoever comes with one for others it is not there.
     pub fn kept_from(bearer: Option<&Self>, stream: &StreamName) -> Problem {
-        let refused = bearer.and_then(|bearer| bearer.check(Action::Watch, stream).err());
-        refused.map_or_else(Problem::token_needed, |refusal| Problem::token(&refusal))
+        match bearer.and_then(|bearer| bearer.check(Action::Watch, stream).err()) {
+            None => Problem::token_needed(),
+            Some(Refusal::Stream) => Problem::no_stream(),
+            Some(refusal) => Problem::token(&refusal),
+        }
     }
 
     /// Whether they may make a stream of that name beside those that there are. It is the same whether there is one.
@@ -87,8 +95,7 @@ impl<'a> Bearer<'a> {
     ) -> Result<(), Problem> {
         let checked = self.check(Action::Manage, stream);
         checked.map_err(|refusal| Problem::token(&refusal))?;
-        let manages = &self.grant.claims().stream;
-        let room = tenants.may_make(manages, stream, streams, self.revoked);
+        let room = tenants.may_make(self.manages(), stream, streams, self.revoked);
         room.map_err(|full| Problem::too_many(&full))
     }
 

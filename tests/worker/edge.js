@@ -69,5 +69,13 @@ async function started(port, args, input) {
     if (running) process.kill(-child.pid, signal);
     await ended;
   };
-  return { url, port, log: () => log, kill: () => end("SIGKILL"), stop: () => end("SIGTERM") };
+  /** Takes the directory's tables away; what the Worker remembers of them stays for ten seconds. */
+  const loseDirectory = async () => {
+    process.kill(child.pid, "SIGUSR2");
+    for (const deadline = Date.now() + 10_000; !log.includes("the directory is lost"); ) {
+      if (Date.now() > deadline) throw new Error(`the directory is still there:\n${log}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  };
+  return { url, port, loseDirectory, log: () => log, kill: () => end("SIGKILL"), stop: () => end("SIGTERM") };
 }

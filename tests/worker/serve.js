@@ -35,4 +35,10 @@ process.once("SIGTERM", async () => {
   await miniflare.dispose();
   process.exit();
 });
+// From then on whatever asks the directory fails, and what is remembered of it does not.
+process.once("SIGUSR2", async () => {
+  const directory = await miniflare.getD1Database("DIRECTORY");
+  for (const table of ["streams", "revocations"]) await directory.prepare(`ALTER TABLE ${table} RENAME TO lost_${table}`).run();
+  console.log("the directory is lost");
+});
 await miniflare.ready;

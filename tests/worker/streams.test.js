@@ -124,7 +124,13 @@ test("of two tenants neither sees, names, ends or changes the other's streams", 
   assert.deepEqual(ours(await watcher.list()), ["acme-closed", "acme-open"]);
   assert.deepEqual(ours(await nobody.list()), ["acme-open"]);
   assert.equal((await (await blue.get("acme-open")).json()).limits, undefined);
-  await assertProblem(await blue.get("acme-closed"), 403, "forbidden");
+  for (const who of [blue, caller(token("blue-*", "watch"))]) {
+    const closed = await said(await who.get("acme-closed"));
+    assert.equal(closed[0], 404, closed[1]);
+    assert.deepEqual(closed, await said(await who.get("acme-nobody")));
+  }
+  // A token that is no good is told so first, and counted, whether the stream is there or not.
+  for (const name of ["acme-open", "acme-closed", "acme-nobody"]) assert.equal((await caller("a.b.c").get(name)).status, 401, name);
   for (const [who, status] of [
     [watcher, 403],
     [nobody, 401],

@@ -118,6 +118,51 @@ test("a manager mints for its streams, and nobody else does", async () => {
   }
 });
 
+test("a viewer's token, good or not, costs the directory no read", async () => {
+  const own = await newState();
+  const other = await startEdge({
+    state: own,
+    vars: { LINK_SECRET: SECRET, INSTALLATION: "live", TOKEN_KEYS: JSON.stringify({ keys: [{ seed: owner.seed, since_unix_ms: Date.now() }] }) },
+  });
+  const status = async (path, bearer, method = "GET") => {
+    const headers = bearer === undefined ? {} : { authorization: `Bearer ${bearer}` };
+    return (await fetch(other.url + path, { method, headers })).status;
+  };
+  try {
+    const { studio_secret } = await newStream(other, "main");
+    const [viewer, manager] = [token({ act: "watch" }), token({ act: "manage" })];
+    assert.equal(await status("/api/streams/main", manager), 200);
+    await other.loseDirectory();
+    for (const path of ["/api/streams", "/api/streams/main"]) {
+      assert.equal(await status(path, viewer), 200, path);
+      assert.equal(await status(path), 200, path);
+    }
+    assert.equal(await status("/live/main/index.m3u8", viewer), 404);
+    for (const wrong of ["wrong", "a.b.c", token({}, { by: stranger }), token({ act: "manage", exp: now - 1 })]) {
+      for (const [path, method] of [
+        ["/api/streams"],
+        ["/api/streams/main"],
+        ["/live/main/index.m3u8"],
+        ["/api/streams", "POST"],
+        ["/api/streams/main", "PATCH"],
+        ["/api/streams/main", "DELETE"],
+        ["/api/streams/main/sessions"],
+        ["/api/studio/main"],
+        ["/api/tokens", "POST"],
+        ["/api/webhooks/dead"],
+      ]) {
+        assert.equal(await status(path, wrong, method), 401, `${method} ${path}`);
+      }
+    }
+    // Who manages is told what is there, and is not where that cannot be read.
+    assert.equal(await status("/api/streams/main", manager), 503);
+    assert.equal(await status("/api/studio/main", studio_secret), 503);
+  } finally {
+    await other.stop();
+    await own.remove();
+  }
+});
+
 test("without keys no token is good, and encoders go on with their stream keys", async () => {
   const bare = await newState();
   const other = await startEdge({ state: bare, vars: { LINK_SECRET: SECRET } });

@@ -1,10 +1,10 @@
 //! Tokens at the Worker. Its keys are the secret `TOKEN_KEYS`, the text of the file that `ghost-live token` keeps; without it no token
 //! is good here, and encoders publish with static keys.
 
-use std::{cell::RefCell, rc::Rc};
+use std::{cell::RefCell, net::IpAddr, rc::Rc};
 
 use http::StatusCode;
-use protocol::token::{Jwks, Refusal, Revocations};
+use protocol::token::{Action, Grant, Jwks, Refusal, Revocations};
 use worker::{Env, Request, Response, Result};
 
 use super::{
@@ -76,6 +76,10 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
     let Some(bearer) = bearer_of(authorization.as_deref()) else {
         return problem(Some(route), &Problem::unauthorized());
     };
+    // One that is no good costs no read.
+    if let Err(found) = shown(&request, env)? {
+        return problem(Some(route), &found);
+    }
     let body = directory::question(&mut request).await?;
     let wanted: Wanted = match body.and_then(|body| api::read(&body)) {
         Ok(wanted) => wanted,
@@ -96,26 +100,39 @@ pub(super) async fn mint(route: &Route, mut request: Request, env: &Env) -> Resu
     }
 }
 
-/// Who asks, if they came with a token. The inner error is the answer to one that is no good.
-pub(super) fn bearer<'a>(
+/// The token that a request comes with, if it does. The inner error is the answer to one that is no good; the directory is not asked.
+pub(super) fn shown(
     request: &Request,
-    revoked: &'a Revocations,
     env: &Env,
-) -> Result<std::result::Result<Option<Bearer<'a>>, Problem>> {
+) -> Result<std::result::Result<Option<Token>, Problem>> {
     let authorization = request.headers().get("authorization")?;
     let Some(token) = bearer_of(authorization.as_deref()) else {
         return Ok(Ok(None));
     };
     let granted = match access(env)? {
-        Some(access) => access.bearer(
-            token,
-            guard::client(request)?.address,
-            revoked,
-            now_unix_ms(),
-        ),
+        Some(access) => access.read(token, now_unix_ms()),
         None => Err(Refusal::Key),
     };
+    let address = guard::client(request)?.address;
     Ok(granted
-        .map(Some)
+        .map(|grant| Some(Token { grant, address }))
         .map_err(|refusal| Problem::token(&refusal)))
+}
+
+/// A good token, unless it was taken back: what that is has not been looked for yet.
+pub(super) struct Token {
+    grant: Grant,
+    address: IpAddr,
+}
+
+impl Token {
+    /// Whether it is a manager's: they are few, and see what there is at this moment.
+    pub(super) fn manages(&self) -> bool {
+        self.grant.claims().act.contains(Action::Manage)
+    }
+
+    /// Who asks, as far as what was taken back lets them.
+    pub(super) fn bearer(self, revoked: &Revocations) -> Bearer<'_> {
+        Bearer::new(self.grant, self.address, revoked)
+    }
 }

@@ -726,11 +726,13 @@ pub(super) async fn studio_stream(
     request: &Request,
     env: &Env,
 ) -> Result<Option<Stream>> {
-    let Some(authorization) = request.headers().get("authorization")? else {
+    let authorization = request.headers().get("authorization")?;
+    // What cannot be its secret costs no read.
+    if !directory::bearer(authorization.as_deref()).is_some_and(directory::could_open_studio) {
         return Ok(None);
-    };
+    }
     let stream = find_stream(env, sql::stream(name)).await?;
-    Ok(stream.filter(|stream| stream.opens_studio(Some(&authorization))))
+    Ok(stream.filter(|stream| stream.opens_studio(authorization.as_deref())))
 }
 
 /// The stream, if the request carries its studio secret or a token that manages it.

@@ -30,12 +30,13 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
             Err(found) => problem(Some(route), &found),
         };
     }
-    let revoked = watch::revoked_now(env).await?;
-    let bearer = match access::bearer(&request, &revoked, env)? {
-        Ok(Some(bearer)) => bearer,
+    let token = match access::shown(&request, env)? {
+        Ok(Some(token)) => token,
         Ok(None) => return problem(Some(route), &Problem::unauthorized()),
         Err(found) => return problem(Some(route), &found),
     };
+    let revoked = watch::revoked_now(env).await?;
+    let bearer = token.bearer(&revoked);
     let done = match route {
         Route::CreateStream => create(route, &bearer, &mut request, env).await?,
         Route::ChangeStream(name) => change(route, name, &bearer, &mut request, env).await?,

@@ -25,7 +25,7 @@ use super::{
 use crate::{
     access::{Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
     api::{self, LinkList},
-    directory::{bearer, sql},
+    directory::{bearer, could_open_studio, sql},
     playlist,
     routes::{self, Caching, Pass, Problem, Route},
     sessions::{About, NotOneMore},
@@ -497,8 +497,7 @@ async fn begin(
     };
     let (id, now) = (random()?, now_unix_ms());
     let begun = access.begin(token, &ask, &revoked(), id, now);
-    if let Err(Refusal::Malformed) = begun {
-        // No token: it may be what the studio link carries.
+    if begun == Err(Refusal::Malformed) && could_open_studio(token) {
         let studio = directory::find_stream(env, sql::stream(stream)).await?;
         if let Some(jti) = studio.and_then(|studio| studio.studio_token(token)) {
             return Ok(access.begin_in_studio(jti, &ask, &revoked(), id, now));
@@ -548,8 +547,16 @@ pub(super) async fn manager(
     let Some(access) = access(env)? else {
         return Ok(Err(Problem::unauthorized()));
     };
-    let (address, revoked) = (guard::client(request)?.address, revoked_now(env).await?);
-    let grant = access.manages(token, streams, address, &revoked, now_unix_ms());
+    let address = guard::client(request)?.address;
+    let grant = access.manages(token, streams, address, &revoked(), now_unix_ms());
+    let grant = match grant {
+        // Only now, so that one that is no good costs no read.
+        Ok(grant) => revoked_now(env)
+            .await?
+            .refuse_manager(&grant)
+            .map(|()| grant),
+        refused => refused,
+    };
     Ok(grant.map_err(|refusal| Problem::token(&refusal)))
 }
 
@@ -611,9 +618,6 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
     };
     if let Err(found) = manages(env, &name.clone().into(), &request).await? {
         return problem(Some(route), &found);
-    }
-    if directory::read(env).await?.stream(name).is_none() {
-        return problem(Some(route), &Problem::no_stream());
     }
     // A token may manage names that are not there.
     if directory::find_stream(env, sql::stream(name))

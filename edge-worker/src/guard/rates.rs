@@ -37,7 +37,7 @@ impl Rate {
 ///
 /// The defaults let 200 viewers behind one address of a carrier watch, start at the same moment, and change the rendition: a low-latency HLS
 /// player asks 12 times a second for playlists and media, opens some 15 files with a page, sends a beacon every 15 s, and asks twice a
-/// minute what is live.
+/// minute what is live. With one token 10,000 may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Rates {
@@ -53,6 +53,8 @@ pub struct Rates {
     pub begin_token: Rate,
     /// What is live, the time, the public keys.
     pub api: Rate,
+    /// The same with one token, whatever the addresses.
+    pub api_token: Rate,
     /// Beacons.
     pub beacons: Rate,
     /// The studio, tokens, and whatever else needs a secret: of an address, and of a token as well.
@@ -72,6 +74,7 @@ impl Default for Rates {
             begin: Rate::new(10, 300),
             begin_token: Rate::new(200, 5_000),
             api: Rate::new(100, 1_000),
+            api_token: Rate::new(400, 10_000),
             beacons: Rate::new(40, 600),
             manage: Rate::new(20, 200),
             failures: Rate::new(1, 60),
@@ -89,6 +92,7 @@ pub(super) enum Kept {
     Begin,
     BeginToken,
     Api,
+    ApiBearer,
     Beacons,
     Manage,
     Bearer,

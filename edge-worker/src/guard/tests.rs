@@ -312,6 +312,27 @@ fn what_shows_no_secret_or_comes_from_another_site_s_page_uses_up_nothing() {
 }
 
 #[test]
+fn a_token_asks_what_is_live_so_often_wherever_it_comes_from() {
+    let rates = Rates {
+        api_token: Rate { per_s: 1, burst: 3 },
+        ..Rates::default()
+    };
+    let guard = guard(Rules::default(), rates);
+    for path in ["/api/streams", "/api/streams/main", "/api/time"] {
+        let route = route(Method::GET, path);
+        let asks = |shown: &Shown<'_>| {
+            let from = |n: u8| far(&format!("203.0.113.{n}"));
+            let entered =
+                (0..9).filter(|n| guard.enter(Some(&route), from(*n), shown, NOW).is_ok());
+            entered.count()
+        };
+        assert_eq!(asks(&with(path)), 3, "{path}");
+        assert_eq!(asks(&with(&format!("another, {path}"))), 3, "{path}");
+        assert_eq!(asks(&NOBODY), 9, "{path}");
+    }
+}
+
+#[test]
 fn sessions_begin_so_often_from_one_address_and_with_one_token() {
     let guard = guard(Rules::default(), Rates::default());
     let begun = |client: &dyn Fn(usize) -> Client, token: Option<&str>| {

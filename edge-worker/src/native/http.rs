@@ -602,11 +602,16 @@ impl Edge {
             Route::Stream(name) => {
                 let given = authorization(&parts.headers);
                 let directory = self.directory();
+                let owner = self.opens_studio(name, given);
+                // A token that is no good is told so, and counted, whether there is such a stream or not.
+                let bearer = match owner {
+                    true => None,
+                    false => self.bearer(&parts.headers, peer, &directory)?,
+                };
                 let stream = directory.stream(name).ok_or_else(Problem::no_stream)?;
-                if self.opens_studio(name, given) {
+                if owner {
                     return Answer::json(&self.told(stream, true));
                 }
-                let bearer = self.bearer(&parts.headers, peer, &directory)?;
                 match Bearer::sight(bearer.as_ref(), name, stream.visibility) {
                     Sight::Managed => Answer::json(&self.told(stream, true)),
                     Sight::Watched => Answer::json(&self.told(stream, false)),

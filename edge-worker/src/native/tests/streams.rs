@@ -197,10 +197,16 @@ async fn of_two_tenants_neither_sees_names_ends_or_changes_the_other_s_streams()
         .await
         .unwrap();
     assert!(told.get("limits").is_none() && told.get("visibility").is_none());
-    let closed = blue
-        .ask(Method::GET, "/api/streams/acme-closed", None)
-        .await;
-    assert_eq!(closed.status(), 403);
+    let blue_watches = Caller::new(&bench, "blue-*", "watch");
+    for caller in [&blue, &blue_watches] {
+        let get = async |name: &str| {
+            let path = format!("/api/streams/{name}");
+            said(caller.ask(Method::GET, &path, None).await).await
+        };
+        let closed = get("acme-closed").await;
+        assert_eq!(closed.0, 404);
+        assert_eq!(closed, get("acme-nobody").await);
+    }
 
     let everybody = [
         "acme-closed",
