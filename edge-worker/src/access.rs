@@ -28,7 +28,7 @@ use crate::{
         settings::{LINE, is_line},
         sql::LinkRow,
     },
-    limits::MAX_REVOCATIONS_A_STREAM,
+    limits::{MAX_REVOCATIONS_A_STREAM, Tenants},
     streams::Bearer,
 };
 
@@ -148,17 +148,29 @@ impl TakeBack {
         }
     }
 
-    /// It, or (where very much was taken back of just those streams already) all that was issued for them: what is remembered is bounded,
-    /// nobody who has to take something back is told that it cannot be done, and nobody loses more than those streams by it.
+    /// It, or more by the same hand where very much was taken back already: of just those streams, all that was issued for them; of the
+    /// part of the directory that they count in, all that whoever asks (and manages `manager`) has there. So nobody who has to take
+    /// something back is told that it cannot be done, one stream is remembered by a bounded number, and a manager who names ever others
+    /// loses their own; the list is not longer by it than by one for each pattern that somebody's token manages.
     #[must_use]
-    pub fn folded(self, revoked: &Revocations) -> Self {
+    pub fn folded(self, manager: &StreamPattern, tenants: &Tenants, revoked: &Revocations) -> Self {
+        let all = |streams| Self {
+            what: Revoked::All,
+            streams,
+        };
+        if let Some(streams) = tenants.folds(manager, &self.streams, revoked) {
+            return all(streams);
+        }
         match revoked.of(&self.streams) >= MAX_REVOCATIONS_A_STREAM {
-            true => Self {
-                what: Revoked::All,
-                ..self
-            },
+            true => all(self.streams),
             false => self,
         }
+    }
+
+    /// As [`Self::folded`], for somebody who owns the stream that it is of.
+    fn folded_by_owner(self, tenants: &Tenants, revoked: &Revocations) -> Self {
+        let owner = self.streams.clone();
+        self.folded(&owner, tenants, revoked)
     }
 
     /// It, from now on. A token, a subject or all of some streams is remembered for ever: how long what that names would be good is not
@@ -399,12 +411,13 @@ impl Access {
         &self,
         stream: &StreamName,
         jti: Tag,
+        tenants: &Tenants,
         revoked: &Revocations,
         now_unix_ms: i64,
     ) -> Revocation {
         // Nobody has its token but whom it was made for in the same request.
         self.own(stream, jti.to_string())
-            .folded(revoked)
+            .folded_by_owner(tenants, revoked)
             .revocation_of(now_unix_ms, now_unix_ms)
     }
 
@@ -447,8 +460,16 @@ impl Access {
         revoked: &'a Revocations,
         now_unix_ms: i64,
     ) -> Result<Bearer<'a>, Refusal> {
-        let grant = self.keys.verify(token, &self.installation, now_unix_ms)?;
+        let grant = self.read(token, now_unix_ms)?;
         Ok(Bearer::new(grant, address, revoked))
+    }
+
+    /// A token that is good, unless it was taken back.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn read(&self, token: &str, now_unix_ms: i64) -> Result<Grant, Refusal> {
+        self.keys.verify(token, &self.installation, now_unix_ms)
     }
 
     /// Whether what a publisher of this stream was let in with still holds.

@@ -493,6 +493,12 @@ impl Directory {
         self.revocations.add(revocation);
     }
 
+    /// Takes in what was kept of what was taken back: what is contained in another of them was forgotten when that was kept.
+    pub fn load_revocations(&mut self, kept: impl Iterator<Item = Revocation>, now_unix_ms: i64) {
+        self.revocations.extend(kept);
+        self.revocations.forget(now_unix_ms);
+    }
+
     /// All streams by name.
     pub fn streams(&self) -> impl Iterator<Item = &Stream> + Clone {
         self.streams.values()

@@ -189,6 +189,34 @@ impl Tenants {
         Ok(())
     }
 
+    /// Of how many streams the database lets somebody who manages these make another: beginnings of names with how many.
+    pub fn room(&self, manager: &StreamPattern, stream: &StreamName) -> Vec<(String, u32)> {
+        let shares = self.shares(manager, &stream.clone().into()).into_iter();
+        let bounds = shares.filter_map(|(share, max)| {
+            // Of one name there is one at the most.
+            Some((share.to_string().strip_suffix('*')?.to_owned(), max))
+        });
+        bounds.collect()
+    }
+
+    /// The streams of which all is taken back where somebody who manages `manager` takes back something of `streams`, and as much was taken
+    /// back in that part of the directory as is remembered: what they manage of it, and nobody else's. `None` where there is room.
+    pub fn folds(
+        &self,
+        manager: &StreamPattern,
+        streams: &StreamPattern,
+        revoked: &Revocations,
+    ) -> Option<StreamPattern> {
+        let full = |(share, _): &(StreamPattern, u32)| {
+            !share.is_all() && revoked.within(share) >= MAX_REVOCATIONS
+        };
+        let (share, _) = self.shares(manager, streams).into_iter().find(full)?;
+        Some(match manager.covers_all(&share) {
+            true => share,
+            false => manager.clone(),
+        })
+    }
+
     /// What a stream with these limits of its own may take.
     pub fn limits(&self, stream: &StreamName, own: Limits) -> Limits {
         self.of(stream)
@@ -266,6 +294,7 @@ mod tests {
     use protocol::token::{Revocation, Revoked};
 
     use super::*;
+    use crate::access::TakeBack;
 
     fn name(text: &str) -> StreamName {
         text.parse().unwrap()
@@ -382,6 +411,58 @@ mod tests {
         for (manager, made) in [("blue-*", "blue-b"), ("*", "acme-b"), ("axel", "axel")] {
             assert_eq!(may(manager, made, &revoked), Ok(()), "{manager}");
         }
+    }
+
+    #[test]
+    fn where_much_was_taken_back_the_next_takes_back_all_that_its_bearer_manages_there() {
+        let tenants: Tenants = serde_json::from_str(r#"[{"prefix": "acme-"}]"#).unwrap();
+        let all = |index: usize| Revocation {
+            what: Revoked::All,
+            streams: format!("acme-{index}").parse().unwrap(),
+            at_unix_ms: 0,
+            until_unix_ms: None,
+        };
+        let mut revoked: Revocations = (1..MAX_REVOCATIONS).map(all).collect();
+        let token = |streams: &str| TakeBack {
+            what: Revoked::Token {
+                iss: "ghost-live".to_owned(),
+                jti: "a".to_owned(),
+            },
+            streams: streams.parse().unwrap(),
+        };
+        let folded = |manager: &str, streams: &str, revoked: &Revocations| {
+            token(streams).folded(&manager.parse().unwrap(), &tenants, revoked)
+        };
+        let room = folded("acme-*", "acme-new", &revoked);
+        assert_eq!(room, token("acme-new"));
+        revoked.extend([all(0)]);
+        for (manager, streams, folds) in [
+            ("acme-*", "acme-new", "acme-*"),
+            // Of what is not the tenant's nothing is lost.
+            ("a*", "acme-new*", "acme-*"),
+            // Nor of what whoever asks does not manage.
+            ("acme-b*", "acme-b1", "acme-b*"),
+            ("acme-a", "acme-a", "acme-a"),
+        ] {
+            let folded = folded(manager, streams, &revoked);
+            assert_eq!(folded.what, Revoked::All, "{manager}");
+            assert_eq!(folded.streams, folds.parse().unwrap(), "{manager}");
+        }
+        for (manager, streams) in [("blue-*", "blue-b"), ("*", "acme-b"), ("a*", "a*")] {
+            let (asked, folded) = (token(streams), folded(manager, streams, &revoked));
+            // What is wider than the tenant is a share of its own.
+            match manager {
+                "a*" => assert_eq!(folded.streams, asked.streams),
+                _ => assert_eq!(folded, asked, "{manager}"),
+            }
+        }
+        // It makes the list short again, and is then the one that is made later.
+        for at_unix_ms in [20_000, 20_001] {
+            let folded = folded("acme-*", "acme-other", &revoked);
+            let taken_back = folded.revocation(at_unix_ms);
+            revoked.add(taken_back);
+        }
+        assert_eq!(revoked.len(), 2);
     }
 
     #[test]

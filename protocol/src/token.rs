@@ -104,6 +104,8 @@ pub struct Ask<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Grant {
     claims: Claims,
+    /// When it was issued at the earliest: what is taken back later takes it back.
+    issued: Option<Seconds>,
     signer: Tag,
     key_retires_unix_ms: Option<i64>,
 }
@@ -155,7 +157,10 @@ impl Grant {
 
     /// What of it stays with a session that it begins.
     pub fn holder(&self) -> Holder {
-        Holder::of(&self.claims)
+        Holder {
+            issued: self.issued,
+            ..Holder::of(&self.claims)
+        }
     }
 
     /// What of it stays with a publisher that it lets in.

@@ -5,7 +5,7 @@ import { after, before, test } from "node:test";
 import { internal } from "./core.js";
 import { newState, startEdge } from "./edge.js";
 import { encode, keyOf, signed } from "./tokens.js";
-import { assertProblem, newStream, SECRET } from "./viewer.js";
+import { assertProblem, newStream, publishing, SECRET } from "./viewer.js";
 
 const [owner, old, retired, team, stranger] = Array.from({ length: 5 }, () => keyOf(randomBytes(32)));
 const now = Math.floor(Date.now() / 1000);
@@ -174,6 +174,32 @@ test("without keys no token is good, and encoders go on with their stream keys",
     assert.deepEqual(await (await fetch(`${other.url}/.well-known/jwks.json`)).json(), { keys: [] });
     const refused = await fetch(`${other.url}/api/tokens`, { method: "POST", headers: { authorization: `Bearer ${token({ act: "manage" })}` }, body: "{}" });
     assertProblem(refused, await refused.text(), 404);
+  } finally {
+    await other.stop();
+    await bare.remove();
+  }
+});
+
+test("without keys what a token began is over, and what a stream key began goes on", async () => {
+  const bare = await newState();
+  const keys = { INSTALLATION: "live", TOKEN_KEYS: JSON.stringify({ keys: [{ seed: owner.seed, since_unix_ms: Date.now() }] }) };
+  let other = await startEdge({ state: bare, vars: { LINK_SECRET: SECRET, ...keys } });
+  try {
+    await newStream(other, "main");
+    const { key } = await newStream(other, "other");
+    const cores = [await publishing(other, "main", token()), await publishing(other, "other", key)];
+    await other.kill();
+    other = await startEdge({ state: bare, port: other.port, vars: { LINK_SECRET: SECRET } });
+    for (const core of cores) {
+      core.received.length = 0;
+      await core.dial();
+      core.heartbeat();
+    }
+    const { reason } = await cores[0].until(({ type }) => type === "refused");
+    assert.match(reason, /not known here/);
+    await cores[1].wholeSegment(1);
+    await cores[1].until(({ type, seq }) => type === "ack" && seq >= cores[1].seq - 1);
+    assert.ok(!cores[1].received.some(({ type }) => type === "refused"));
   } finally {
     await other.stop();
     await bare.remove();

@@ -18,7 +18,7 @@ use protocol::{
     link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
     link_auth,
     names::{BroadcastId, StreamName},
-    token::Credential,
+    token::{Credential, Refusal},
 };
 use wasm_bindgen::JsValue;
 use worker::{
@@ -327,6 +327,8 @@ impl BroadcastObject {
         };
         let still = match access::access(env)? {
             Some(access) => access.still_publishes(&credential, &stream, &revoked, now),
+            // Without keys no token is good, nor what one began.
+            None if credential.signer.is_some() => Err(Refusal::Key),
             None => revoked.refuse_publisher(&credential, &stream),
         };
         let Err(refusal) = still else {

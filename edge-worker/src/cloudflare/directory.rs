@@ -839,9 +839,9 @@ pub(super) async fn log_out(
     let mut stream = before.clone();
     let (secret, ended) = stream.log_out(random()?, &seal(env)?, random()?);
     // What plays by the link is over too, or nothing is done.
-    let now = now_unix_ms();
+    let (now, tenants) = (now_unix_ms(), tenants(env)?);
     let revocation = access::access(env)?
-        .map(|access| access.revoke_studio(name, ended, &watch::revoked(), now));
+        .map(|access| access.revoke_studio(name, ended, &tenants, &watch::revoked(), now));
     let mut statements = Vec::new();
     statements.extend(revocation.iter().flat_map(|ended| sql::revoke(ended, now)));
     statements.push(sql::log_out(&stream, &before));

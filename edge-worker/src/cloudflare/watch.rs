@@ -92,11 +92,17 @@ pub(super) fn learn(rows: Vec<sql::RevocationRow>) {
     };
     REVOKED.with_borrow_mut(|known| {
         let revocations = Rc::make_mut(&mut known.1);
-        for row in rows {
-            match row.read() {
-                Some(revocation) => drop(revocations.add(revocation)),
-                None => worker::console_error!("a revocation cannot be read, and is not in force"),
+        let read = rows.into_iter().filter_map(|row| {
+            let read = row.read();
+            if read.is_none() {
+                worker::console_error!("a revocation cannot be read, and is not in force");
             }
+            read
+        });
+        match revocations.is_empty() {
+            // A new isolate reads all that there are, of which none contains another.
+            true => revocations.extend(read),
+            false => read.for_each(|revocation| drop(revocations.add(revocation))),
         }
         revocations.forget(now_unix_ms());
         known.0 = known.0.max(last);
@@ -599,13 +605,14 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
             Ok(wanted) => wanted,
             Err(found) => return problem(Some(route), &found),
         };
-        if let Err(found) = manages(env, &wanted.streams, &request).await? {
-            return problem(Some(route), &found);
-        }
+        let manager = match manages(env, &wanted.streams, &request).await? {
+            Ok(manager) => manager,
+            Err(found) => return problem(Some(route), &found),
+        };
         if let Err(why) = wanted.check() {
             return problem(Some(route), &Problem::body(why));
         }
-        let wanted = wanted.folded(&revoked());
+        let wanted = wanted.folded(&manager, &*directory::tenants(env)?, &revoked());
         let revocation = take_back(env, wanted.revocation(now_unix_ms())).await?;
         return json(Some(route), StatusCode::OK, Caching::Never, &revocation);
     }
@@ -637,7 +644,7 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
                 what: protocol::token::Revoked::Session(*id),
                 streams: name.clone().into(),
             };
-            let ended = ended.folded(&revoked());
+            let ended = ended.folded(&name.clone().into(), &*directory::tenants(env)?, &revoked());
             take_back(env, ended.revocation(now_unix_ms())).await?;
             stream::question(env, name, stream::LEFT, id.to_string()).await?;
             done()
@@ -650,10 +657,11 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
             let Some(link) = links.iter().find(|link| link.jti == *jti) else {
                 return problem(Some(route), &Problem::not_found());
             };
-            let now = now_unix_ms();
-            let revocation = access.revoke_link(name, jti.clone(), link.exp(), &revoked(), now);
+            let (now, tenants, revoked) = (now_unix_ms(), directory::tenants(env)?, revoked());
+            let (jti, exp) = (link.jti.clone(), link.exp());
+            let revocation = access.revoke_link(name, jti.clone(), exp, &tenants, &revoked, now);
             let [sweep, revoke] = sql::revoke(&revocation, now);
-            let delete = sql::delete_link(name, jti);
+            let delete = sql::delete_link(name, &jti);
             directory::batch(env, &[sweep, revoke, delete]).await?;
             tell(env, &revocation.streams).await?;
             done()

@@ -766,13 +766,15 @@ fn read_if_changed(
     let streams: Vec<StreamRow> = rows(path, connection, &sql::streams())?;
     let mut directory: Directory = streams.into_iter().map(Stream::from).collect();
     let revocations: Vec<RevocationRow> = rows(path, connection, &sql::revocations(0))?;
-    for revocation in revocations {
-        match revocation.read() {
-            Some(revocation) => directory.revoke(revocation),
+    let read = revocations.into_iter().filter_map(|row| {
+        let read = row.read();
+        if read.is_none() {
             // Written by a newer version of the program, or by hand.
-            None => tracing::error!("a revocation cannot be read, and is not in force"),
+            tracing::error!("a revocation cannot be read, and is not in force");
         }
-    }
+        read
+    });
+    directory.load_revocations(read, super::wall_unix_ms());
     Ok(Some((version, directory)))
 }
 

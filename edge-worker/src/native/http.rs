@@ -733,9 +733,9 @@ impl Edge {
                 let given = authorization(&parts.headers);
                 bearer(given).ok_or_else(Problem::unauthorized)?;
                 let wanted: TakeBack = read_json(body, MAX_QUESTION_BYTES).await?;
-                self.manages(&wanted.streams, given, peer)?;
+                let manager = self.manages(&wanted.streams, given, peer)?;
                 wanted.check().map_err(Problem::body)?;
-                let revocation = self.revoke(wanted).await;
+                let revocation = self.revoke(wanted, &manager).await;
                 let revocation = revocation.map_err(watch::kept)?;
                 Answer::json(&revocation)
             }
@@ -759,7 +759,8 @@ impl Edge {
             Route::EndSession(stream, id) => {
                 let given = authorization(&parts.headers);
                 self.manages_one(stream, given, peer)?;
-                let ended = self.revoke(watch::ended(stream, *id)).await;
+                let owner = stream.clone().into();
+                let ended = self.revoke(watch::ended(stream, *id), &owner).await;
                 ended.map_err(watch::kept)?;
                 Ok(Answer::empty(StatusCode::NO_CONTENT))
             }

@@ -366,13 +366,18 @@ impl Edge {
 
     // ---- what ends sessions early
 
-    /// Takes something back, for somebody who manages those streams.
+    /// Takes something back, for somebody who manages those streams and, in all, these.
     ///
     /// # Errors
     /// [`EdgeError`] when it cannot be kept: then it is not in force.
-    pub async fn revoke(&self, wanted: TakeBack) -> Result<Revocation, EdgeError> {
+    pub async fn revoke(
+        &self,
+        wanted: TakeBack,
+        manager: &StreamPattern,
+    ) -> Result<Revocation, EdgeError> {
         let now = wall_unix_ms();
-        let wanted = wanted.folded(self.directory().revocations());
+        let tenants = &self.config().tenants;
+        let wanted = wanted.folded(manager, tenants, self.directory().revocations());
         let revocation = wanted.revocation(now);
         let kept = revocation.clone();
         self.change(move |database| database.revoke(kept, now))
@@ -395,10 +400,13 @@ impl Edge {
         }
         let (name, access, now) = (stream.clone(), self.access(), wall_unix_ms());
         let brought = self.studio_secret(stream, authorization);
-        let revoked = self.directory().revocations().clone();
+        let (revoked, tenants) = (
+            self.directory().revocations().clone(),
+            self.config().tenants.clone(),
+        );
         let secret = self
             .change(move |database| {
-                let revoke = |jti| access.revoke_studio(&name, jti, &revoked, now);
+                let revoke = |jti| access.revoke_studio(&name, jti, &tenants, &revoked, now);
                 database.log_out(&name, brought.as_deref(), revoke, now)
             })
             .await
@@ -493,10 +501,14 @@ impl Edge {
     pub(super) async fn delete_link(&self, stream: &StreamName, jti: &str) -> Result<(), Problem> {
         let now = wall_unix_ms();
         let (stream, jti, access) = (stream.clone(), jti.to_owned(), self.access());
-        let revoked = self.directory().revocations().clone();
+        let (revoked, tenants) = (
+            self.directory().revocations().clone(),
+            self.config().tenants.clone(),
+        );
         let deleted = self
             .change(move |database| {
-                let revoke = |exp| access.revoke_link(&stream, jti.clone(), exp, &revoked, now);
+                let revoke =
+                    |exp| access.revoke_link(&stream, jti.clone(), exp, &tenants, &revoked, now);
                 database.delete_link(&stream, &jti, revoke, now)
             })
             .await;

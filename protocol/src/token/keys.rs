@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use zeroize::Zeroizing;
 
-use super::{Action, Claims, Grant, MAX_BYTES, MAX_PUBLISH_BYTES, Refusal, Seconds, Tag, ed25519};
+use super::{
+    AHEAD_MS, Action, Claims, Grant, MAX_BYTES, MAX_PUBLISH_BYTES, Refusal, Seconds, Tag, ed25519,
+};
 
 /// How long a key's id is: so many characters of the key's thumbprint.
 const KID_CHARS: usize = 8;
@@ -326,16 +328,20 @@ impl KeySet {
         if !claims.stream.within(&key.tenant) {
             return Err(Refusal::Stream);
         }
-        let mut grant = Grant {
+        // By a fast clock: what it begins must not outlast what is taken back in the seconds that come. Of our own, which are issued a
+        // second ahead of a revocation of the same second, that second is believed; how fast another's clock is is not known.
+        let latest = Seconds::of_unix_ms(now_unix_ms.saturating_add(1_000));
+        let issued = claims.iat.map(|issued| match key.issuer == installation {
+            true => issued.min(latest),
+            false => Seconds::of_unix_ms(issued.unix_ms().saturating_sub(AHEAD_MS)),
+        });
+        let grant = Grant {
             claims,
+            issued,
             signer: key.tag(),
             key_retires_unix_ms: key.retires_unix_ms,
         };
         grant.timely(now_unix_ms)?;
-        // By a fast clock: what it begins must not outlast what is taken back in the seconds that come. One second is for our own, which
-        // are issued ahead of a revocation of the same second.
-        let latest = Seconds::of_unix_ms(now_unix_ms.saturating_add(1_000));
-        grant.claims.iat = grant.claims.iat.map(|issued| issued.min(latest));
         Ok(grant)
     }
 }

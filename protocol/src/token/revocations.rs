@@ -1,6 +1,6 @@
 //! What was taken back before its time.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Bound};
 
 use serde::{Deserialize, Serialize};
 
@@ -54,55 +54,160 @@ pub struct Revocation {
     pub until_unix_ms: Option<i64>,
 }
 
-/// For which streams something was taken back, when, and until when that is worth knowing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Scope {
-    streams: StreamPattern,
+/// When something was taken back, and until when that is worth knowing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Times {
     at_unix_ms: i64,
     until_unix_ms: Option<i64>,
 }
 
-/// All revocations that are still of use.
+/// What was taken back for just these streams.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Entry {
+    /// Tokens and sessions: whenever they were issued.
+    ids: BTreeMap<Tag, Times>,
+    /// What was issued until then.
+    subjects: BTreeMap<Tag, Times>,
+    all: Option<Times>,
+}
+
+impl Entry {
+    fn len(&self) -> usize {
+        self.ids.len() + self.subjects.len() + usize::from(self.all.is_some())
+    }
+
+    fn retain(&mut self, kept: impl Fn(&Times) -> bool) {
+        self.ids.retain(|_, times| kept(times));
+        self.subjects.retain(|_, times| kept(times));
+        self.all = self.all.filter(kept);
+    }
+}
+
+/// All revocations that are still of use. They may be many, since each stream that is deleted is one, and each request asks: they lie by
+/// the streams that they are for.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Revocations {
-    /// Tokens and sessions: whenever they were issued.
-    ids: BTreeMap<Tag, Vec<Scope>>,
-    /// What was issued until then.
-    subjects: BTreeMap<Tag, Vec<Scope>>,
-    all: All,
-}
-
-/// Of which streams all was taken back. They may be many, since each that is deleted is one, and each request asks.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct All {
     /// Of one stream, by its name.
-    names: BTreeMap<String, Scope>,
+    names: BTreeMap<String, Entry>,
     /// Of those whose names begin so.
-    prefixes: BTreeMap<String, Scope>,
+    prefixes: BTreeMap<String, Entry>,
 }
 
-impl All {
-    fn of(&mut self, streams: &StreamPattern) -> &mut BTreeMap<String, Scope> {
-        match streams.name() {
+impl FromIterator<Revocation> for Revocations {
+    fn from_iter<T: IntoIterator<Item = Revocation>>(all: T) -> Self {
+        let mut revocations = Self::default();
+        revocations.extend(all);
+        revocations
+    }
+}
+
+/// As a directory keeps them: what another of them contains is gone from it, and is not looked for here.
+impl Extend<Revocation> for Revocations {
+    fn extend<T: IntoIterator<Item = Revocation>>(&mut self, all: T) {
+        for revocation in all {
+            self.insert(revocation);
+        }
+    }
+}
+
+impl Revocations {
+    /// Takes one in, and forgets what it contains. Also whether it is news.
+    pub fn add(&mut self, revocation: Revocation) -> bool {
+        self.forget_within(&revocation);
+        self.insert(revocation)
+    }
+
+    fn insert(&mut self, revocation: Revocation) -> bool {
+        let Revocation {
+            what,
+            streams,
+            at_unix_ms,
+            until_unix_ms,
+        } = revocation;
+        let times = Times {
+            at_unix_ms,
+            until_unix_ms,
+        };
+        let entries = match streams.name() {
             Some(_) => &mut self.names,
             None => &mut self.prefixes,
+        };
+        let entry = match entries.get_mut(streams.beginning()) {
+            Some(entry) => entry,
+            None => entries.entry(streams.beginning().to_owned()).or_default(),
+        };
+        let (known, id) = match what {
+            Revoked::Token { iss, jti } => (&mut entry.ids, Tag::token(&iss, &jti)),
+            Revoked::Session(id) | Revoked::Key(id) => (&mut entry.ids, id),
+            Revoked::Subject { iss, sub } => (&mut entry.subjects, Tag::subject(&iss, &sub)),
+            Revoked::All => {
+                let news = |known: &mut Times| known.extend(times);
+                let news = entry.all.as_mut().is_none_or(news);
+                entry.all = entry.all.or(Some(times));
+                return news;
+            }
+        };
+        match known.get_mut(&id) {
+            Some(known) => known.extend(times),
+            None => known.insert(id, times).is_none(),
         }
     }
 
-    /// Takes one in. Also whether it is news.
-    fn add(&mut self, scope: Scope) -> bool {
-        let known = self.of(&scope.streams);
-        match known.get_mut(scope.streams.beginning()) {
-            Some(known) => known.extend(scope.at_unix_ms, scope.until_unix_ms),
-            None => {
-                known.insert(scope.streams.beginning().to_owned(), scope);
-                true
+    /// Forgets those that are of no use any more.
+    pub fn forget(&mut self, now_unix_ms: i64) {
+        let kept = |times: &Times| times.until_unix_ms.is_none_or(|until| until > now_unix_ms);
+        for entries in [&mut self.names, &mut self.prefixes] {
+            entries.retain(|_, entry| {
+                entry.retain(kept);
+                entry.len() > 0
+            });
+        }
+    }
+
+    /// Forgets what taking back all of some streams contains; anything else contains nothing. How many streams and patterns it looked at:
+    /// of a stream it is that one, however many there are.
+    pub(super) fn forget_within(&mut self, all: &Revocation) -> usize {
+        if all.what != Revoked::All {
+            return 0;
+        }
+        let contained = |times: &Times| {
+            let shorter = match (times.until_unix_ms, all.until_unix_ms) {
+                (_, None) => true,
+                (until, Some(longest)) => until.is_some_and(|until| until <= longest),
+            };
+            // A token by a fast clock says that it was issued so much later than it was.
+            let before = times.at_unix_ms.saturating_add(super::AHEAD_MS) <= all.at_unix_ms;
+            shorter && before
+        };
+        let (streams, name) = (all.streams.beginning(), all.streams.name());
+        let mut seen = 0;
+        for (entries, of_names) in [(&mut self.names, true), (&mut self.prefixes, false)] {
+            let mut empty = Vec::new();
+            let from = entries.range_mut::<str, _>((Bound::Included(streams), Bound::Unbounded));
+            let within = from.take_while(|(text, _)| match name {
+                Some(_) => of_names && *text == streams,
+                None => text.starts_with(streams),
+            });
+            for (text, entry) in within {
+                seen += 1;
+                // Of the same streams there is one, which is made later and longer.
+                let same = text == streams && of_names == name.is_some();
+                let own = entry.all.filter(|_| same);
+                entry.retain(|times| !contained(times));
+                entry.all = entry.all.or(own);
+                if entry.len() == 0 {
+                    empty.push(text.clone());
+                }
+            }
+            for text in empty {
+                entries.remove(&text);
             }
         }
+        seen
     }
 
-    /// Those that cover all of these streams.
-    fn covering<'a>(&'a self, streams: &'a StreamPattern) -> impl Iterator<Item = &'a Scope> {
+    /// What covers all of these streams.
+    fn covering<'a>(&'a self, streams: &'a StreamPattern) -> impl Iterator<Item = &'a Entry> {
         let text = streams.beginning();
         let name = streams.name().and_then(|_| self.names.get(text));
         // Names are ASCII.
@@ -110,127 +215,45 @@ impl All {
         name.into_iter().chain(prefixes)
     }
 
-    /// Those that are about no other streams than these.
-    fn within<'a>(&'a self, streams: &'a StreamPattern) -> impl Iterator<Item = &'a Scope> {
-        let begin = |of: &'a BTreeMap<String, Scope>| {
-            let from = of.range(streams.beginning().to_owned()..);
-            from.map(|(_, scope)| scope)
-                .take_while(|scope| scope.streams.beginning().starts_with(streams.beginning()))
+    /// What is about no other streams than these.
+    fn all_within<'a>(&'a self, streams: &'a StreamPattern) -> impl Iterator<Item = &'a Entry> {
+        let (text, name) = (streams.beginning(), streams.name().is_some());
+        let begin = move |entries: &'a BTreeMap<String, Entry>| {
+            let from = entries.range::<str, _>((Bound::Included(text), Bound::Unbounded));
+            from.take_while(move |(other, _)| match name {
+                true => *other == text,
+                false => other.starts_with(text),
+            })
+            .map(|(_, entry)| entry)
         };
-        let all = begin(&self.names).chain(begin(&self.prefixes));
-        all.filter(|scope| streams.covers_all(&scope.streams))
-    }
-
-    fn retain(&mut self, kept: impl Fn(&Scope) -> bool) {
-        self.names.retain(|_, scope| kept(scope));
-        self.prefixes.retain(|_, scope| kept(scope));
-    }
-
-    fn len(&self) -> usize {
-        self.names.len() + self.prefixes.len()
-    }
-}
-
-impl FromIterator<Revocation> for Revocations {
-    fn from_iter<T: IntoIterator<Item = Revocation>>(all: T) -> Self {
-        let mut revocations = Self::default();
-        for revocation in all {
-            revocations.add(revocation);
-        }
-        revocations
-    }
-}
-
-impl Revocations {
-    /// Takes one in. Also whether it is news.
-    pub fn add(&mut self, revocation: Revocation) -> bool {
-        let Revocation {
-            what,
-            streams,
-            at_unix_ms,
-            until_unix_ms,
-        } = revocation;
-        let scope = Scope {
-            streams,
-            at_unix_ms,
-            until_unix_ms,
-        };
-        let scopes = match what {
-            Revoked::Token { iss, jti } => self.ids.entry(Tag::token(&iss, &jti)).or_default(),
-            Revoked::Session(id) | Revoked::Key(id) => self.ids.entry(id).or_default(),
-            Revoked::Subject { iss, sub } => {
-                self.subjects.entry(Tag::subject(&iss, &sub)).or_default()
-            }
-            Revoked::All => {
-                self.forget_within(&scope);
-                return self.all.add(scope);
-            }
-        };
-        let same = |known: &&mut Scope| known.streams == scope.streams;
-        match scopes.iter_mut().find(same) {
-            Some(known) => known.extend(at_unix_ms, until_unix_ms),
-            None => {
-                scopes.push(scope);
-                true
-            }
-        }
-    }
-
-    /// Forgets those that are of no use any more.
-    pub fn forget(&mut self, now_unix_ms: i64) {
-        let kept = |scope: &Scope| scope.until_unix_ms.is_none_or(|until| until > now_unix_ms);
-        self.retain_by_tag(kept);
-        self.all.retain(kept);
-    }
-
-    /// Forgets what taking back all of some streams contains.
-    fn forget_within(&mut self, all: &Scope) {
-        let contained = |scope: &Scope| {
-            let shorter = match (scope.until_unix_ms, all.until_unix_ms) {
-                (_, None) => true,
-                (until, Some(longest)) => until.is_some_and(|until| until <= longest),
-            };
-            // A token by a fast clock says that it was issued so much later than it was.
-            let before = scope.at_unix_ms.saturating_add(super::AHEAD_MS) <= all.at_unix_ms;
-            shorter && before && all.streams.covers_all(&scope.streams)
-        };
-        self.retain_by_tag(|scope| !contained(scope));
-        // Of the same streams there is one, which is made later and longer.
-        self.all
-            .retain(|scope| scope.streams == all.streams || !contained(scope));
-    }
-
-    fn retain_by_tag(&mut self, kept: impl Fn(&Scope) -> bool) {
-        for by_tag in [&mut self.ids, &mut self.subjects] {
-            by_tag.retain(|_, scopes| {
-                scopes.retain(&kept);
-                !scopes.is_empty()
-            });
-        }
+        let prefixes = (!name).then(|| begin(&self.prefixes));
+        begin(&self.names).chain(prefixes.into_iter().flatten())
     }
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        let by_tag = self.ids.values().chain(self.subjects.values());
-        by_tag.map(Vec::len).sum::<usize>() + self.all.len()
+        let entries = self.names.values().chain(self.prefixes.values());
+        entries.map(Entry::len).sum()
     }
 
-    /// How many there are for just these streams.
+    /// How many there are for just these streams, but for one of all of them.
     pub fn of(&self, streams: &StreamPattern) -> usize {
-        let by_tag = self.ids.values().chain(self.subjects.values()).flatten();
-        by_tag.filter(|scope| scope.streams == *streams).count()
+        let entries = match streams.name() {
+            Some(_) => &self.names,
+            None => &self.prefixes,
+        };
+        let entry = entries.get(streams.beginning());
+        entry.map_or(0, |entry| entry.ids.len() + entry.subjects.len())
     }
 
     /// How many there are for these streams alone, or for some of them.
     pub fn within(&self, streams: &StreamPattern) -> usize {
-        let by_tag = self.ids.values().chain(self.subjects.values()).flatten();
-        let by_tag = by_tag.filter(|scope| streams.covers_all(&scope.streams));
-        by_tag.count() + self.all.within(streams).count()
+        self.all_within(streams).map(Entry::len).sum()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.ids.is_empty() && self.subjects.is_empty() && self.all.len() == 0
+        self.names.is_empty() && self.prefixes.is_empty()
     }
 
     /// Whether a token was taken back, for this stream.
@@ -288,14 +311,9 @@ impl Revocations {
 
     /// As [`Self::issue`], for somebody called so and these streams.
     pub fn issue_as(&self, subject: &Tag, streams: &StreamPattern, now_unix_ms: i64) -> Seconds {
-        let of_subject = self.subjects.get(subject).into_iter().flatten();
-        let of_subject = of_subject.filter(|scope| {
-            scope.streams.covers_all(streams) || streams.covers_all(&scope.streams)
-        });
-        let of_all = self.all.covering(streams).chain(self.all.within(streams));
-        let last = (of_subject.chain(of_all))
-            .map(|scope| scope.at_unix_ms)
-            .max();
+        let concerned = self.covering(streams).chain(self.all_within(streams));
+        let times = concerned.flat_map(|entry| entry.all.iter().chain(entry.subjects.get(subject)));
+        let last = times.map(|times| times.at_unix_ms).max();
         let now = Seconds::of_unix_ms(now_unix_ms);
         match last.map(Seconds::of_unix_ms) {
             Some(last) if last == now => Seconds::of_unix_ms(now_unix_ms.saturating_add(1_000)),
@@ -308,16 +326,11 @@ impl Revocations {
         // Issued within the second of the revocation is taken back too: which came first is not known.
         let before =
             |at: i64| (holder.issued).is_none_or(|issued| issued <= Seconds::of_unix_ms(at));
-        let any = |scopes: Option<&Vec<Scope>>, whenever: bool| {
-            scopes.is_some_and(|scopes| {
-                (scopes.iter()).any(|scope| {
-                    scope.streams.covers_all(streams) && (whenever || before(scope.at_unix_ms))
-                })
-            })
-        };
-        let revoked = any(self.ids.get(&holder.token), true)
-            || any(self.subjects.get(&holder.subject), false)
-            || (self.all.covering(streams)).any(|scope| before(scope.at_unix_ms));
+        let revoked = self.covering(streams).any(|entry| {
+            let issued = entry.all.iter().chain(entry.subjects.get(&holder.subject));
+            let mut issued = issued.map(|times| times.at_unix_ms);
+            entry.ids.contains_key(&holder.token) || issued.any(before)
+        });
         match revoked {
             true => Err(Refusal::Revoked),
             false => Ok(()),
@@ -332,25 +345,23 @@ impl Revocations {
         if self.is_empty() {
             return Ok(());
         }
-        let ended = self.ids.get(&session.id);
-        if ended.is_some_and(|scopes| scopes.iter().any(|scope| scope.streams.covers(stream))) {
+        let streams = stream.clone().into();
+        if (self.covering(&streams)).any(|entry| entry.ids.contains_key(&session.id)) {
             return Err(Refusal::Revoked);
         }
-        self.refuse(&session.holder, stream)
+        self.refuse_of(&session.holder, &streams)
     }
 }
 
-impl Scope {
+impl Times {
     /// Takes the later and the longer of both; whether that changes what is known.
-    fn extend(&mut self, at_unix_ms: i64, until_unix_ms: Option<i64>) -> bool {
+    fn extend(&mut self, other: Self) -> bool {
         // `None` is for always.
         let longer = |a: Option<i64>, b: Option<i64>| Some(a?.max(b?));
-        let now = (
-            self.at_unix_ms.max(at_unix_ms),
-            longer(self.until_unix_ms, until_unix_ms),
-        );
-        let before = std::mem::replace(&mut self.at_unix_ms, now.0);
-        let until = std::mem::replace(&mut self.until_unix_ms, now.1);
-        (before, until) != now
+        let now = Self {
+            at_unix_ms: self.at_unix_ms.max(other.at_unix_ms),
+            until_unix_ms: longer(self.until_unix_ms, other.until_unix_ms),
+        };
+        std::mem::replace(self, now) != now
     }
 }

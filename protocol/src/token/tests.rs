@@ -680,6 +680,82 @@ fn taking_back_all_contains_what_was_taken_back_of_it_before() {
 }
 
 #[test]
+fn many_streams_that_were_deleted_are_read_and_added_to_by_looking_at_each_once() {
+    const MANY: usize = 50_000;
+    let deleted = |index: usize| Revocation {
+        what: Revoked::All,
+        streams: format!("acme-{index}").parse().unwrap(),
+        at_unix_ms: NOW + AHEAD_MS,
+        until_unix_ms: None,
+    };
+    // As a directory has them: nothing is looked for that one of them contains.
+    let read: Revocations = (0..MANY).map(deleted).collect();
+    assert_eq!(read.len(), MANY);
+    let mut added = read.clone();
+    let seen: usize = (0..MANY).map(|n| added.forget_within(&deleted(n))).sum();
+    assert_eq!((seen, &added), (MANY, &read));
+    let new = deleted(MANY);
+    assert_eq!(added.forget_within(&new), 0);
+    assert!(added.add(new));
+    assert_eq!(added.within(&"acme-*".parse().unwrap()), MANY + 1);
+    // One of a pattern looks at what it covers.
+    let pattern = Revocation {
+        streams: "acme-123*".parse().unwrap(),
+        ..deleted(0)
+    };
+    assert_eq!(added.forget_within(&pattern), 1 + 10 + 100);
+    let older = Revocation {
+        at_unix_ms: NOW + 2 * AHEAD_MS,
+        ..pattern
+    };
+    added.add(older);
+    assert_eq!(added.len(), MANY + 1 - 111 + 1);
+}
+
+#[test]
+fn what_another_s_fast_clock_signed_is_taken_back_with_what_was_issued_before() {
+    let team = signer("team", 2);
+    let token = |issued_s: i64| {
+        let claims = Claims {
+            iat: Some(at(NOW_S + issued_s)),
+            ..claims("team", "team-a", &[Action::Watch])
+        };
+        team.mint(&claims).unwrap()
+    };
+    // Signed now by a clock that is eight seconds fast, taken back three seconds later, and shown again after that.
+    let fast = token(8);
+    for what in [
+        Revoked::All,
+        Revoked::Subject {
+            iss: "team".to_owned(),
+            sub: "somebody".to_owned(),
+        },
+    ] {
+        let revocations = Revocations::from_iter([Revocation {
+            what,
+            streams: stream("team-a").into(),
+            at_unix_ms: NOW + 3_000,
+            until_unix_ms: None,
+        }]);
+        let refused = |token: &str, after_s: i64| {
+            let grant = keys().verify(token, HERE, NOW + after_s * 1_000);
+            let grant = grant.unwrap();
+            assert!(
+                grant.claims().iat.is_some(),
+                "what it says is left as it is"
+            );
+            revocations.refuse(&grant.holder(), &stream("team-a"))
+        };
+        for after_s in [4, 60, 600] {
+            assert_eq!(refused(&fast, after_s), Err(Refusal::Revoked), "{after_s}");
+        }
+        // How fast the clock is is not known: what it signs is good again once that is out of the question.
+        assert_eq!(refused(&token(13), 13), Err(Refusal::Revoked));
+        assert_eq!(refused(&token(14), 14), Ok(()));
+    }
+}
+
+#[test]
 fn what_is_given_out_in_the_second_of_a_revocation_is_good() {
     let (at, streams) = (NOW + 1, "acme-*");
     let revoke = |what| {
