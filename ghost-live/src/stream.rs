@@ -100,7 +100,9 @@ pub(crate) fn run(command: Command) -> anyhow::Result<()> {
             settings,
             files,
         } => {
-            let made = database(&files)?.create(&stream, &settings.change()?, up::unix_ms())?;
+            // The owner's own streams are not counted.
+            let (settings, now) = (settings.change()?, up::unix_ms());
+            let made = database(&files)?.create(&stream, &settings, |_| Ok(()), now)?;
             println!("{}", made.key.reveal());
         }
         Command::Set {

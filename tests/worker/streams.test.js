@@ -24,7 +24,7 @@ let edge;
 const start = () =>
   startEdge({
     state,
-    vars: { LINK_SECRET: SECRET, TENANTS: JSON.stringify([{ prefix: "few-", max_broadcasts: 1, max_fps: 30, max_duration_s: 60 }]), INSTALLATION: "live", TOKEN_KEYS: JSON.stringify({ keys: [{ seed: seed.toString("base64url"), since_unix_ms: Date.now() }] }) },
+    vars: { LINK_SECRET: SECRET, TENANTS: JSON.stringify([{ prefix: "few-", max_broadcasts: 1, max_fps: 30, max_duration_s: 60 }, { prefix: "three-", max_streams: 3 }]), INSTALLATION: "live", TOKEN_KEYS: JSON.stringify({ keys: [{ seed: seed.toString("base64url"), since_unix_ms: Date.now() }] }) },
   });
 
 before(async () => {
@@ -152,6 +152,45 @@ test("a new key can leave the one before it for a while", async () => {
   const last = await (await acme.newKey("acme-keys")).json();
   assert.equal(last.old_key_until, null);
   assert.ok(!(await admits(first.key)) && !(await admits(second.key)) && (await admits(last.key)));
+});
+
+test("a tenant makes as many streams as it may, and of those made at once no more", async () => {
+  const three = manager("three-*");
+  const made = await Promise.all(Array.from({ length: 9 }, async (_, n) => said(await three.create({ name: `three-${n}`, title: "One of three", limits: { max_fps: 30 } }))));
+  const statuses = made.map(([status]) => status).sort();
+  assert.deepEqual(statuses, [201, 201, 201, 409, 409, 409, 409, 409, 409], JSON.stringify(made));
+  for (const [status, text] of made) if (status === 409) assert.equal(JSON.parse(text).type, "urn:ghost-live:problem:too-many");
+  const mine = (await three.list()).filter((name) => name.startsWith("three-"));
+  assert.equal(mine.length, 3);
+  const { title, limits } = await (await three.get(mine[0])).json();
+  assert.deepEqual([title, limits], ["One of three", { max_fps: 30 }]);
+  await assertProblem(await three.create({ name: mine[0], title: "Another" }), 409, "too-many");
+  assert.equal((await (await three.get(mine[0])).json()).title, "One of three");
+  assert.equal((await three.delete(mine[0])).status, 204);
+  assert.equal((await three.create({ name: "three-new" })).status, 201);
+  await assertProblem(await three.create({ name: "three-more" }), 409, "too-many");
+});
+
+test("a body that comes in pieces, with no length said, is read where none is needed", async () => {
+  const acme = manager("acme-*");
+  assert.equal((await acme.create({ name: "acme-pieces" })).status, 201);
+  const pieces = (path, bearer, text) => {
+    const body = new ReadableStream({
+      start(controller) {
+        for (let at = 0; at < text.length; at += 1_000) controller.enqueue(Buffer.from(text.slice(at, at + 1_000)));
+        controller.close();
+      },
+    });
+    return fetch(edge.url + path, { method: "POST", headers: { authorization: `Bearer ${bearer}` }, body, duplex: "half" });
+  };
+  const [keys, bearer] = ["/api/streams/acme-pieces/keys", token("acme-*", "manage")];
+  const rotated = await pieces(keys, bearer, JSON.stringify({ overlap_s: 3600 }));
+  assert.equal(rotated.status, 200);
+  assert.ok((await rotated.json()).old_key_until);
+  assert.equal((await (await pieces(keys, bearer, "")).json()).old_key_until, null);
+  await assertProblem(await pieces(keys, bearer, "["), 400, "bad-body");
+  assert.equal((await pieces(keys, bearer, " ".repeat(17_000))).status, 413);
+  await assertProblem(await pieces("/api/webhooks/dead/resend", token("*", "manage"), "["), 400, "bad-body");
 });
 
 test("what a box's configuration says is taken over once, and a change since stays", async () => {

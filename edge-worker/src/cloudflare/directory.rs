@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use http::StatusCode;
 use protocol::{
     internal::{Admission, Admit},
@@ -563,6 +564,27 @@ pub(super) async fn question(
         // How much would come is not known; a body that is not there has no length either.
         None => Ok(Err(Problem::body("The body is missing, or its length is."))),
     }
+}
+
+/// Reads the body of a question that may have none, and whose length need not be said.
+pub(super) async fn question_if_any(
+    request: &mut Request,
+) -> Result<std::result::Result<Vec<u8>, Problem>> {
+    if request.headers().get("content-length")?.is_some() {
+        return question(request).await;
+    }
+    let mut body = Vec::new();
+    if request.inner().body().is_none() {
+        return Ok(Ok(body));
+    }
+    let mut pieces = request.stream()?;
+    while let Some(piece) = pieces.next().await {
+        body.extend(piece?);
+        if body.len() > MAX_QUESTION_BYTES {
+            return Ok(Err(Problem::too_large()));
+        }
+    }
+    Ok(Ok(body))
 }
 
 /// `POST /internal/admit`.

@@ -63,10 +63,7 @@ pub(super) async fn manage(route: &Route, mut request: Request, env: &Env) -> Re
         let list = DeadLetters::of(rows);
         return json(Some(route), StatusCode::OK, Caching::Never, &list);
     };
-    let body = match request.headers().get("content-length")?.as_deref() {
-        None | Some("0") => Ok(Vec::new()),
-        Some(_) => directory::question(&mut request).await?,
-    };
+    let body = directory::question_if_any(&mut request).await?;
     let resend = match body.and_then(|body| Resend::read(&body)) {
         Ok(resend) => resend,
         Err(found) => return problem(Some(route), &found),

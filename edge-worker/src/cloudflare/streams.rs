@@ -82,6 +82,7 @@ async fn create(
     given!(bearer.may_make(&create.name, &tenants, known.names()));
     let settings = given!(create.settings());
     let (name, now, seal) = (&create.name, now_unix_ms(), directory::seal(env)?);
+    let room = tenants.room(bearer.manages(), name);
     let anonymous = BroadcastId::from_random(random()?).to_string();
     // The stream's own name where a key id can be that and it is free, so that a person sees what a key is for.
     for id in [name.as_str(), anonymous.as_str()] {
@@ -89,13 +90,20 @@ async fn create(
             continue;
         };
         let stream = Stream::keep(&entry, &seal, random()?, Some(random()?));
-        let batch = [
-            sql::make_stream(&stream),
-            sql::change_stream(name, &settings),
-        ];
-        let Err(error) = directory::change_all(env, &batch).await else {
-            let made = Created::from(&entry);
-            return json(Some(route), StatusCode::CREATED, Caching::Never, &made).map(Ok);
+        let make = sql::make_stream(&stream, &settings, &room);
+        let error = match directory::batch(env, &[make]).await {
+            Ok(0) => {
+                // Others took the last place meanwhile.
+                let known = directory::read(env).await?;
+                given!(bearer.may_make(name, &tenants, known.names()));
+                return Ok(Err(Problem::unavailable()));
+            }
+            Ok(_) => {
+                directory::changed();
+                let made = Created::from(&entry);
+                return json(Some(route), StatusCode::CREATED, Caching::Never, &made).map(Ok);
+            }
+            Err(error) => error,
         };
         // The table takes a name and a key id once; which of them it was decides what is done.
         let found = directory::find_stream(env, sql::stream(name)).await?;
@@ -169,10 +177,7 @@ async fn new_key(
     env: &Env,
 ) -> Result<Done<Response>> {
     let before = given!(managed(name, bearer, env).await?);
-    let body = match request.headers().get("content-length")?.as_deref() {
-        None | Some("0") => Vec::new(),
-        Some(_) => given!(directory::question(request).await?),
-    };
+    let body = given!(directory::question_if_any(request).await?);
     let until = given!(Rotate::read(&body)).old_until_unix_ms(now_unix_ms());
     let seal = directory::seal(env)?;
     // Somebody else changed it in between: asked again, it is changed from what it is by then.

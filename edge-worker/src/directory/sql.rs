@@ -177,13 +177,22 @@ pub fn log_out(stream: &Stream, before: &Stream) -> Statement {
     )
 }
 
-/// Makes a stream with no settings. It fails when there is one of that name, or its key id is another stream's.
-pub fn make_stream(stream: &Stream) -> Statement {
-    Statement::new(
-        "INSERT INTO streams (name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, old_key_sha256, old_key_until_unix_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+/// Makes a stream with these settings, where of those whose names begin so there are fewer than so many (`room`): of several that are made
+/// at once for one place, one is. It fails when there is one of that name, or its key id is another stream's.
+pub fn make_stream(stream: &Stream, settings: &Change, room: &[(String, u32)]) -> Statement {
+    let [_, visibility, _, title, limits] = changed(&stream.name, settings);
+    let room = serde_json::to_string(room).unwrap_or_else(|_| unreachable!("texts are JSON"));
+    let mut statement = Statement::new(
+        "INSERT INTO streams (name, key_id, key_sha256, key_sealed, studio_sha256, studio_sealed, created_unix_ms, old_key_sha256, old_key_until_unix_ms,
+         visibility, title, limits)
+         SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, COALESCE(?10, 'public'), ?11, json_patch('{}', ?12)
+         WHERE NOT EXISTS (SELECT 1 FROM json_each(?13) AS share WHERE json_extract(share.value, '$[1]') <= (
+             SELECT COUNT(*) FROM streams
+             WHERE substr(name, 1, length(json_extract(share.value, '$[0]'))) = json_extract(share.value, '$[0]')))",
         columns(stream),
-    )
+    );
+    (statement.values).extend([visibility, title, limits, Value::Text(room)]);
+    statement
 }
 
 fn columns(stream: &Stream) -> [Value; 9] {

@@ -37,6 +37,7 @@ use crate::directory::{
     settings::Change,
     sql::{self, LinkRow, RevocationRow, Statement, StreamRow, Value},
 };
+use crate::limits::Full;
 
 /// How long a call waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
@@ -129,6 +130,9 @@ pub enum DatabaseError {
     /// No such stream, or not beside the others.
     #[error(transparent)]
     Refused(#[from] Refusal),
+    /// One more is one too many.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The process ends.
     #[error("the directory was not asked: the edge is ending")]
     Ending,
@@ -251,14 +255,15 @@ impl Database {
         })
     }
 
-    /// Makes a stream with these settings and a new key; the studio link is kept to be shown.
+    /// Makes a stream with these settings and a new key, where there is `room` for it; the studio link is kept to be shown.
     ///
     /// # Errors
-    /// [`Refusal::Exists`]; [`DatabaseError`] when it cannot be kept.
+    /// [`Refusal::Exists`]; what `room` says; [`DatabaseError`] when it cannot be kept.
     pub fn create(
         &mut self,
         name: &StreamName,
         settings: &Change,
+        room: impl FnOnce(&Directory) -> Result<(), Full>,
         now_unix_ms: i64,
     ) -> Result<StreamEntry, DatabaseError> {
         let bytes = [random()?, random()?, random()?];
@@ -267,13 +272,11 @@ impl Database {
             if directory.stream(name).is_some() {
                 return Err(Refusal::Exists(name.clone()).into());
             }
+            room(directory)?;
             let entry = directory.new_stream(name, bytes, now_unix_ms);
             let stream = Stream::keep(&entry, seal, nonces.0, Some(nonces.1));
-            let batch = vec![
-                sql::make_stream(&stream),
-                sql::change_stream(name, settings),
-            ];
-            Ok((batch, entry))
+            // Nobody else makes one meanwhile.
+            Ok((vec![sql::make_stream(&stream, settings, &[])], entry))
         })
     }
 

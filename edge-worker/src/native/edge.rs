@@ -16,6 +16,7 @@ use protocol::{
     link_auth::LinkSecret,
     names::{BroadcastId, StreamName},
     object_key::ObjectKey,
+    token::StreamPattern,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -94,6 +95,7 @@ impl From<DatabaseError> for EdgeError {
     fn from(error: DatabaseError) -> Self {
         match error {
             DatabaseError::Refused(refusal) => Self::Refused(refusal),
+            DatabaseError::Full(full) => Self::Full(full),
             error => Self::Directory(error),
         }
     }
@@ -557,18 +559,27 @@ impl Edge {
         }))
     }
 
-    /// Makes a stream with a new key.
+    /// Makes a stream with a new key, for somebody who manages these.
     ///
     /// # Errors
-    /// [`EdgeError`]; [`Refusal::Exists`] in it when there is one of that name.
+    /// [`EdgeError`]; [`Refusal::Exists`] in it when there is one of that name, [`Full`] when there are too many.
     pub async fn create_stream(
         &self,
         name: &StreamName,
         settings: Change,
+        manager: &StreamPattern,
     ) -> Result<StreamEntry, EdgeError> {
         let (name, now) = (name.clone(), super::wall_unix_ms());
-        self.change(move |database| database.create(&name, &settings, now))
-            .await
+        let (tenants, manager) = (self.0.config.tenants.clone(), manager.clone());
+        self.change(move |database| {
+            // Others may have taken the last place since it was looked whether there is one.
+            let room = |directory: &Directory| {
+                let streams = directory.streams().map(|stream| &stream.name);
+                tenants.may_make(&manager, &name, streams, directory.revocations())
+            };
+            database.create(&name, &settings, room, now)
+        })
+        .await
     }
 
     /// Deletes a stream: its broadcast ends, and all that belongs to it goes.

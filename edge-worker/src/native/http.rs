@@ -262,6 +262,7 @@ fn problem_response(route: Option<&Route>, problem: &Problem) -> Response<Payloa
 fn managing_problem(error: EdgeError) -> Problem {
     match error {
         EdgeError::Refused(refusal) => streams::unkept(&refusal),
+        EdgeError::Full(full) => Problem::too_many(&full),
         error => {
             tracing::error!(%error, "a stream could not be made, changed or deleted");
             Problem::unavailable()
@@ -626,7 +627,8 @@ impl Edge {
                 let tenants = &self.config().tenants;
                 let streams = directory.streams().map(|stream| &stream.name);
                 bearer.may_make(&create.name, tenants, streams)?;
-                let made = self.create_stream(&create.name, create.settings()?).await;
+                let (name, settings) = (&create.name, create.settings()?);
+                let made = self.create_stream(name, settings, bearer.manages()).await;
                 let made = made.map_err(managing_problem)?;
                 Ok(Answer {
                     status: StatusCode::CREATED,

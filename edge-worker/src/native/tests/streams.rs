@@ -245,13 +245,47 @@ async fn of_two_tenants_neither_sees_names_ends_or_changes_the_other_s_streams()
         assert_eq!(caller.delete("acme-open").await.status(), status);
         assert_eq!(caller.new_key("acme-open", None).await.status(), status);
     }
-    assert_eq!(
-        stranger
-            .ask(Method::GET, "/api/streams", None)
-            .await
-            .status(),
-        401
-    );
+    // A token that is no good is told so first, and counted, whether the stream is there or not.
+    for path in ["", "/acme-open", "/acme-closed", "/acme-nobody"] {
+        let path = format!("/api/streams{path}");
+        let answer = stranger.ask(Method::GET, &path, None).await;
+        assert_eq!(answer.status(), 401, "{path}");
+    }
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_tenant_makes_as_many_streams_as_it_may_and_of_those_made_at_once_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let bench = Bench::with(folder, Arc::new(InMemory::new()), None, |config| {
+        let tenants = json!([{"prefix": "acme-", "max_streams": 3}]);
+        config.tenants = serde_json::from_value(tenants).unwrap();
+    })
+    .await;
+    let acme = Caller::new(&bench, "acme-*", "manage");
+    let make = async |name: String| said(acme.create(json!({"name": name})).await).await;
+    let made = futures::future::join_all((0..12).map(|n| make(format!("acme-{n}")))).await;
+    let of = |status: u16| made.iter().filter(move |made| made.0 == status);
+    assert_eq!((of(201).count(), of(409).count()), (3, 9), "{made:?}");
+    assert!(of(409).all(|full| full.1.contains("urn:ghost-live:problem:too-many")));
+    let mine = async || {
+        let names = acme.list().await.into_iter();
+        names.filter(|name| name.starts_with("acme-")).collect()
+    };
+    let made: Vec<String> = mine().await;
+    assert_eq!(made.len(), 3);
+    // The administrator's are not counted out, and there is room again where one goes.
+    let administrator = Caller::new(&bench, "*", "manage");
+    let more = administrator.create(json!({"name": "acme-more"})).await;
+    assert_eq!(more.status(), 201);
+    for (name, status) in [("acme-more", 409), (&*made[0], 201)] {
+        assert_eq!(acme.delete(name).await.status(), 204);
+        assert_eq!(make("acme-new".to_owned()).await.0, status, "{name}");
+        if status == 409 {
+            continue;
+        }
+        assert_eq!(make("acme-one-more".to_owned()).await.0, 409);
+    }
     bench.end().await;
 }
 
