@@ -449,6 +449,31 @@ impl Access {
         Err(refusal)
     }
 
+    /// Whether a playback session that needs no address may go on: one by WebRTC, which is looked at while it runs. The key that signed it is
+    /// the one that was in use when it began.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn still_watches(
+        &self,
+        session: &Session,
+        stream: &StreamName,
+        revoked: &Revocations,
+        now_unix_ms: i64,
+    ) -> Result<(), Refusal> {
+        if session.ends_unix_ms <= now_unix_ms {
+            return Err(Refusal::Expired);
+        }
+        let keys = self.keyring.times();
+        let signer = (keys.iter()).find(|(since, _)| *since <= session.begun_unix_ms);
+        match signer {
+            Some((_, retires)) if retires.is_none_or(|at| at > now_unix_ms) => {
+                revoked.refuse_session(session, stream)
+            }
+            _ => Err(Refusal::Key),
+        }
+    }
+
     /// Somebody who comes with a token, over HTTP.
     ///
     /// # Errors

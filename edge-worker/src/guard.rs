@@ -33,7 +33,7 @@ use crate::{
 pub enum Class {
     /// Pages and their files, addresses that there are not, and what else costs next to nothing.
     Pages,
-    /// Playlists, manifests and media.
+    /// Playlists, manifests and media, and WebRTC signaling.
     Media,
     /// What is live, how late it is, the keys of tokens.
     Api,
@@ -65,7 +65,10 @@ fn class(route: &Route) -> (Class, Door) {
         | Route::Dash(_)
         | Route::Media(..)
         | Route::Segment(..)
-        | Route::Object(_) => (Class::Media, Door::Watch),
+        | Route::Object(_)
+        | Route::Whep(_)
+        | Route::WhepPatch(_)
+        | Route::WhepLeave(_) => (Class::Media, Door::Watch),
         Route::Streams | Route::Stream(_) | Route::Time { .. } => (Class::Api, Door::Watch),
         Route::Jwks | Route::OpenApi => (Class::Api, Door::Open),
         Route::Beacon(_) => (Class::Beacons, Door::Watch),
@@ -131,9 +134,14 @@ pub(crate) fn kept_from(route: &Route) -> Vec<Problem> {
 /// Where wrong keys and tokens are counted.
 fn failures(route: &Route) -> Option<Kept> {
     match (route, class(route).0) {
-        (Route::Multivariant(_) | Route::Dash(_) | Route::Streams | Route::Stream(_), _) => {
-            Some(Kept::WatchFailures)
-        }
+        (
+            Route::Multivariant(_)
+            | Route::Dash(_)
+            | Route::Whep(_)
+            | Route::Streams
+            | Route::Stream(_),
+            _,
+        ) => Some(Kept::WatchFailures),
         (_, Class::Manage | Class::Box) => Some(Kept::Failures),
         _ => None,
     }
@@ -211,6 +219,11 @@ impl Guard {
                 Some(Route::Media(address, _) | Route::Segment(address, _))
                     if address.session != Session::public() =>
                 {
+                    let session = address.session.as_str();
+                    self.buckets
+                        .take_of(Kept::Session, session, self.rates.session, now)?;
+                }
+                Some(Route::WhepPatch(address) | Route::WhepLeave(address)) => {
                     let session = address.session.as_str();
                     self.buckets
                         .take_of(Kept::Session, session, self.rates.session, now)?;

@@ -14,6 +14,7 @@
 //! | [`access`] | who may do what, by tokens | RFC 7519, RFC 8037 |
 //! | [`guard`] | who may come at all, and how often, by address, token and session | RFC 7239, RFC 6585 |
 //! | [`sessions`] | who watches with a token, and whether one more may | |
+//! | [`signaling`] | what viewers by WebRTC ask, and are answered | draft-ietf-wish-whep, RFC 9725 |
 //! | [`webhooks`] | what an operator's own server decides and hears | RFC 2104, RFC 6890 |
 //! | [`audience`] | how many watch | |
 //! | [`api`] | the JSON that both adapters say and take | RFC 8259 |
@@ -40,5 +41,6 @@ pub mod openapi;
 pub mod playlist;
 pub mod routes;
 pub mod sessions;
+pub mod signaling;
 pub mod streams;
 pub mod webhooks;

@@ -8,6 +8,7 @@
 //! | `edge` | the broadcasts and streams there are; questions of a box; the studio |
 //! | `live` | one broadcast with those who wait for it, and its snapshots |
 //! | `link` | drives a broadcast link, over channels or a WebSocket |
+//! | `whep` | WebRTC signaling: offers and what follows them, and who watches so |
 //! | `objects` | objects from the store, recent ones from memory, each fetched once |
 //! | `text` | a text with its compressed forms, each made once |
 //! | `http` | routes to answers |
@@ -29,6 +30,7 @@ use serde::{Deserialize, Serialize};
 use crate::limits::Tenants;
 use crate::{
     guard::{Origins, Proxies},
+    signaling::ice::IceServers,
     webhooks::Hooks,
 };
 
@@ -47,6 +49,7 @@ mod tests;
 mod text;
 mod watch;
 mod webhooks;
+mod whep;
 
 pub use crate::api::{Server, Studio, TrackSummary};
 pub use access::{AccessError, Config as AccessConfig, load_keyring, rotate_keyring};
@@ -90,6 +93,8 @@ pub struct Config {
     pub webhooks: Hooks,
     /// Which other sites may embed the player, and read what is public.
     pub embed_origins: Origins,
+    /// STUN and TURN servers that WebRTC viewers are told of.
+    pub ice_servers: IceServers,
     /// How long browsers that came over TLS come over TLS only, seconds (`Strict-Transport-Security`); 0 is not to say it.
     pub hsts_s: u32,
 }
@@ -119,6 +124,7 @@ impl Default for Config {
             proxies: Proxies::default(),
             webhooks: Hooks::default(),
             embed_origins: Origins::default(),
+            ice_servers: IceServers::default(),
             hsts_s: HSTS_S,
         }
     }

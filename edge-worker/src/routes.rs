@@ -11,7 +11,7 @@ use protocol::{
     token::Tag,
 };
 
-use crate::{live::Directives, playlist::PUBLIC, webhooks::event::EventId};
+use crate::{live::Directives, playlist::PUBLIC, signaling, webhooks::event::EventId};
 
 mod problem;
 #[cfg(test)]
@@ -144,6 +144,17 @@ pub struct TrackAddress {
     pub track: TrackName,
 }
 
+/// A playback session by WebRTC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WhepAddress {
+    /// The stream.
+    pub stream: StreamName,
+    /// The broadcast.
+    pub broadcast: BroadcastId,
+    /// The playback session.
+    pub session: Session,
+}
+
 /// What a request asks for. Each is described in [`crate::openapi`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[cfg_attr(test, derive(strum::EnumDiscriminants))]
@@ -163,6 +174,12 @@ pub enum Route {
     Segment(TrackAddress, u64),
     /// `GET /media/{key}`.
     Object(ObjectKey),
+    /// `POST /whep/{stream}`: an offer.
+    Whep(StreamName),
+    /// `PATCH /whep/{stream}/{broadcast}/{session}`: candidates, or an ICE restart.
+    WhepPatch(WhepAddress),
+    /// `DELETE /whep/{stream}/{broadcast}/{session}`: the viewer leaves.
+    WhepLeave(WhepAddress),
     /// `GET /api/streams`.
     Streams,
     /// `GET /api/streams/{stream}`.
@@ -230,6 +247,8 @@ pub enum Route {
     Preflight {
         /// Scripts of other sites may ask there.
         shared: bool,
+        /// It is an address of WebRTC signaling.
+        whep: bool,
     },
 }
 
@@ -248,6 +267,17 @@ impl Route {
         )
     }
 
+    /// Whether it is WebRTC signaling.
+    pub fn is_whep(&self) -> bool {
+        matches!(
+            self,
+            Self::Whep(_)
+                | Self::WhepPatch(_)
+                | Self::WhepLeave(_)
+                | Self::Preflight { whep: true, .. }
+        )
+    }
+
     /// Whether scripts of other sites may read the answer.
     pub fn is_shared(&self) -> bool {
         match self {
@@ -255,20 +285,26 @@ impl Route {
             | Self::Dash(_)
             | Self::Media(..)
             | Self::Segment(..)
-            | Self::Object(_) => true,
+            | Self::Object(_)
+            | Self::Whep(_)
+            | Self::WhepPatch(_)
+            | Self::WhepLeave(_) => true,
             Self::Streams
             | Self::Stream(_)
             | Self::Beacon(_)
             | Self::Time { .. }
             | Self::Jwks
             | Self::OpenApi
-            | Self::Preflight { shared: true } => true,
+            | Self::Preflight { shared: true, .. } => true,
             // An embedded player's files are loaded as modules, which asks for CORS.
             Self::Asset(_) => true,
             _ => false,
         }
     }
 }
+
+/// What an address of WebRTC signaling takes by `POST` (W3C Linked Data Platform 1.0 section 7.1, named by RFC 9725 section 4.2).
+const ACCEPT_POST: HeaderName = HeaderName::from_static("accept-post");
 
 /// How long an answer may be kept, and by whom.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -330,10 +366,11 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
     set(header::REFERRER_POLICY, "no-referrer");
     if route.is_none_or(Route::is_shared) {
         set(header::ACCESS_CONTROL_ALLOW_ORIGIN, "*");
-        set(
-            header::ACCESS_CONTROL_EXPOSE_HEADERS,
-            "content-length, content-range, date, etag, retry-after",
-        );
+        let exposed = match route.is_some_and(Route::is_whep) {
+            true => "location, link, etag, accept-patch, accept-post, retry-after",
+            false => "content-length, content-range, date, etag, retry-after",
+        };
+        set(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
         set(HeaderName::from_static("timing-allow-origin"), "*");
         set(
             HeaderName::from_static("cross-origin-resource-policy"),
@@ -346,15 +383,22 @@ pub fn headers(route: Option<&Route>, status: StatusCode, caching: Caching) -> H
         );
     }
     match route {
-        Some(Route::Preflight { shared: true }) => {
-            set(
-                header::ACCESS_CONTROL_ALLOW_METHODS,
-                "GET, HEAD, POST, OPTIONS",
-            );
-            set(
-                header::ACCESS_CONTROL_ALLOW_HEADERS,
-                "authorization, content-type, range",
-            );
+        Some(Route::Preflight { shared: true, whep }) => {
+            let (methods, fields) = match whep {
+                true => (
+                    "POST, PATCH, DELETE, OPTIONS",
+                    "authorization, content-type, if-match",
+                ),
+                false => (
+                    "GET, HEAD, POST, OPTIONS",
+                    "authorization, content-type, range",
+                ),
+            };
+            set(header::ACCESS_CONTROL_ALLOW_METHODS, methods);
+            set(header::ACCESS_CONTROL_ALLOW_HEADERS, fields);
+            if *whep {
+                set(ACCEPT_POST, signaling::SDP);
+            }
             set(header::ACCESS_CONTROL_MAX_AGE, "86400");
         }
         Some(Route::Page(page, _)) => {
@@ -393,6 +437,7 @@ pub fn redacted(path: &str) -> String {
     let mut segments: Vec<&str> = path.split('/').take(16).collect();
     let hidden = match segments.as_slice() {
         ["", "live", _, _, session, _, ..] if *session != "-" => Some(4),
+        ["", "whep", _, _, session, ..] if *session != "-" => Some(4),
         ["", "media", ..] | ["", "internal", "media", ..] => segments.len().checked_sub(1),
         _ => None,
     };
@@ -415,25 +460,32 @@ pub fn parse(method: &Method, path: &str, query: Option<&str>) -> Result<Route, 
     }
     let internal = path.starts_with("/internal/");
     if method == Method::OPTIONS && !internal {
-        let shared = find(path, query).map_or(true, |route| route.is_shared());
-        return Ok(Route::Preflight { shared });
+        let asked = find(path, query);
+        let (shared, whep) = match &asked {
+            Ok(route) => (route.is_shared(), route.is_whep()),
+            Err(_) => (true, false),
+        };
+        return Ok(Route::Preflight { shared, whep });
     }
     let mut route = find(path, query)?;
     route = match (route, method) {
         (Route::Put(key), &Method::DELETE) => Route::Delete(key),
+        (Route::WhepPatch(address), &Method::DELETE) => Route::WhepLeave(address),
         (Route::Streams, &Method::POST) => Route::CreateStream,
         (Route::Stream(name), &Method::PATCH) => Route::ChangeStream(name),
         (Route::Stream(name), &Method::DELETE) => Route::DeleteStream(name),
         (route, _) => route,
     };
     let allowed: &'static str = match &route {
-        Route::Beacon(_)
+        Route::Whep(_)
+        | Route::Beacon(_)
         | Route::RotateKey(_)
         | Route::NewKey(_)
         | Route::LogOut(_)
         | Route::Tokens
         | Route::Revocations
         | Route::Resend(_) => "POST, OPTIONS",
+        Route::WhepPatch(_) | Route::WhepLeave(_) => "PATCH, DELETE, OPTIONS",
         Route::Admit | Route::Open => "POST",
         Route::Links(_) | Route::Streams | Route::CreateStream => "GET, HEAD, POST, OPTIONS",
         Route::EndSession(..) | Route::DeleteLink(..) => "DELETE, OPTIONS",
@@ -486,6 +538,12 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
                 None => return Err(not_found()),
             }
         }
+        ["whep", name] => Route::Whep(stream(name)?),
+        ["whep", name, broadcast, session] => Route::WhepPatch(WhepAddress {
+            stream: stream(name)?,
+            broadcast: broadcast.parse().map_err(|_| not_found())?,
+            session: Session::parse(session).ok_or_else(not_found)?,
+        }),
         ["api", "streams"] => Route::Streams,
         ["api", "streams", name] => Route::Stream(stream(name)?),
         ["api", "streams", name, "keys"] => Route::NewKey(stream(name)?),
@@ -521,16 +579,17 @@ fn find(path: &str, query: Option<&str>) -> Result<Route, Problem> {
         ["internal", "streams", name, "settings"] => Route::Configure(stream(name)?),
         ["internal", "link", broadcast] => Route::Link(broadcast.parse().map_err(|_| not_found())?),
         [
-            "api" | "internal" | "live" | "watch" | "embed" | "studio",
+            "api" | "internal" | "live" | "watch" | "embed" | "studio" | "whep",
             ..,
         ] => return Err(not_found()),
         _ => Route::Asset(asset(rest).ok_or_else(not_found)?),
     })
 }
 
-/// Where somebody is sent who asked for that multivariant playlist or MPD and is to watch another stream.
+/// Where somebody is sent who asked for that multivariant playlist or MPD, or offered there, and is to watch another stream.
 pub fn elsewhere(route: &Route, stream: &StreamName, session: &str) -> String {
     let file = match route {
+        Route::Whep(_) => return format!("{stream}?session={session}"),
         Route::Dash(_) => "manifest.mpd",
         _ => "index.m3u8",
     };

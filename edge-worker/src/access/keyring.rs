@@ -141,6 +141,13 @@ impl Keyring {
             .collect()
     }
 
+    /// Since when each key signs, and when it retires (Unix milliseconds), newest first.
+    pub(super) fn times(&self) -> Vec<(i64, Option<i64>)> {
+        let keys = self.keys.iter();
+        keys.map(|key| (key.since_unix_ms, key.retires_unix_ms))
+            .collect()
+    }
+
     /// What checks the tokens of this issuer, all streams'.
     pub(super) fn trusted(&self, issuer: &str) -> Result<Vec<VerifyingKey>, KeyError> {
         let mut trusted = Vec::with_capacity(self.keys.len());

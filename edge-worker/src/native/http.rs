@@ -41,6 +41,7 @@ use crate::{
     openapi,
     playlist::{self, DASH_TYPE, HLS_TYPE, iso8601},
     routes::{self, Caching, PROBLEM_TYPE, Page, Pass, Problem, Route, TrackAddress},
+    signaling::Said,
     streams::{self, Bearer, Create, Created, Rotate, Rotated, Sight},
     webhooks::dead::{self, Resend, Resent},
 };
@@ -48,7 +49,7 @@ use crate::{
 /// How long a blocked request waits.
 const PATIENCE: Duration = Duration::from_millis(Head::DEADLINE_MS);
 /// A question or a beacon is a few kilobytes: its body must have come by then.
-const QUESTION: Duration = Duration::from_secs(10);
+pub(super) const QUESTION: Duration = Duration::from_secs(10);
 /// An object is megabytes, and comes over a box's uplink next to its other objects.
 const UPLOAD: Duration = Duration::from_secs(60);
 
@@ -202,6 +203,22 @@ impl Answer {
         }
     }
 
+    /// What signaling says.
+    pub(super) fn said(said: Said) -> Self {
+        let mut headers = HeaderMap::new();
+        for (name, value) in said.headers {
+            if let Ok(value) = HeaderValue::from_str(&value) {
+                headers.append(name, value);
+            }
+        }
+        Self {
+            status: said.status,
+            headers,
+            size: (said.status != StatusCode::NO_CONTENT).then_some(said.body.len() as u64),
+            ..Self::new(Caching::Never, said.content_type, said.body)
+        }
+    }
+
     fn empty(status: StatusCode) -> Self {
         Self {
             status,
@@ -282,7 +299,7 @@ fn object_problem(error: ObjectError) -> Problem {
 }
 
 /// Reads a body of at most `limit` bytes that has come whole within `patience`: a slow one would hold its connection.
-async fn read(body: Body, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
+pub(super) async fn read(body: Body, limit: usize, patience: Duration) -> Result<Bytes, Problem> {
     if body.size_hint().lower() > limit as u64 {
         return Err(Problem::too_large());
     }
@@ -593,6 +610,10 @@ impl Edge {
                     }
                 }
             }
+            Route::Whep(_) | Route::WhepPatch(_) | Route::WhepLeave(_) => self
+                .whep(route, client, parts, body)
+                .await
+                .map(Answer::said),
             Route::Segment(address, msn) => self.segment(address, *msn, peer).await,
             Route::Streams => {
                 let directory = self.directory();
@@ -1023,7 +1044,7 @@ fn shown<'a>(uri: &'a http::Uri, headers: &'a HeaderMap) -> Shown<'a> {
     Shown::of(uri.query(), authorization(headers), site)
 }
 
-fn authorization(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn authorization(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::AUTHORIZATION)?.to_str().ok()
 }
 

@@ -79,11 +79,8 @@ impl Edge {
         }
         let first = loop {
             match tokio::time::timeout(SILENCE, messages.recv()).await {
-                // A heartbeat may overtake the first message.
-                Ok(Some(Numbered {
-                    message: ToEdge::Heartbeat { .. },
-                    ..
-                })) => {}
+                // A heartbeat may overtake the first message, and so may what is of the moment.
+                Ok(Some(early)) if !early.message.is_ordered() => {}
                 Ok(Some(first)) => break first,
                 Ok(None) | Err(_) => return End::Gone,
             }
@@ -108,7 +105,7 @@ impl Edge {
             return End::Refused("the stream has a newer broadcast".to_owned());
         }
         // One that has ended is linked too: its box may want the last acknowledgement; anything new is refused.
-        let token = live.link_connected();
+        let token = live.link_connected(self.now_unix_ms());
         let end = tokio::select! {
             end = self.exchange(live, begun, messages, answers) => end,
             () = token.cancelled() => {
@@ -139,11 +136,26 @@ impl Edge {
             return End::Gone;
         }
         let mut heard = Instant::now();
+        // What is to be acknowledged: said when there is room, so that a box that is slow to listen is listened to.
+        let mut due = None;
         loop {
+            let speaks = due.is_some() || live.has_said();
             tokio::select! {
+                room = answers.reserve(), if speaks => {
+                    let Ok(room) = room else { return End::Gone };
+                    let next = (due.take()).map(|seq| ToCore::Ack { seq });
+                    if let Some(next) = next.or_else(|| live.next_said()) {
+                        room.send(next);
+                    }
+                }
+                () = live.said() => {}
                 message = messages.recv() => {
                     let Some(message) = message else { return End::Gone };
                     heard = Instant::now();
+                    if !self.hear(live, &message.message) {
+                        tracing::warn!(broadcast = %live.id, "the box speaks of viewers that it has not told of: it is to dial again");
+                        return End::Gone;
+                    }
                     if live.needs_store_before(&message.message) && !live.durable(STORE_DEADLINE).await {
                         tracing::warn!(broadcast = %live.id, "the edge's disk is slow: a segment begins without its snapshot");
                     }
@@ -179,9 +191,7 @@ impl Edge {
                         return End::Gone;
                     }
                     acknowledged = *stored.borrow_and_update();
-                    if answers.send(ToCore::Ack { seq: acknowledged }).await.is_err() {
-                        return End::Gone;
-                    }
+                    due = Some(acknowledged);
                 }
                 () = sleep_until(heard + SILENCE) => {
                     tracing::warn!(broadcast = %live.id, "a broadcast link is silent: it is given up");

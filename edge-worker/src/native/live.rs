@@ -10,17 +10,19 @@ use std::{
 };
 
 use protocol::{
-    link::{CloseReason, Numbered, Resume, ToEdge},
+    link::{CloseReason, Numbered, Resume, ToCore, ToEdge},
     names::{BroadcastId, StreamName, TrackName},
     object_key::ObjectKey,
+    signaling::Outcome,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{files, lock, text::Text};
 use crate::{
     live::{Applied, ApplyError, Broadcast, Head, MAX_TRACKS, ObjectAnswer, SegmentAnswer, Wake},
     playlist::{self, Cache},
+    signaling::desk::Desk,
     webhooks::event::{self, Event},
 };
 
@@ -75,6 +77,10 @@ pub(super) struct Live {
     link: Mutex<Option<CancellationToken>>,
     /// Why no link is taken any more, for the box's operator.
     refusal: OnceLock<String>,
+    /// WebRTC signaling.
+    desk: Mutex<Desk<oneshot::Sender<Outcome>>>,
+    /// Something is to be said down the link.
+    said: Notify,
 }
 
 /// A playlist is in one of these forms.
@@ -112,6 +118,8 @@ impl Live {
             written: watch::Sender::new(0),
             link: Mutex::default(),
             refusal: OnceLock::new(),
+            desk: Mutex::new(Desk::new(0)),
+            said: Notify::new(),
             state: Mutex::new(State {
                 broadcast,
                 snapshots: 0,
@@ -273,13 +281,42 @@ impl Live {
         self.stored.subscribe()
     }
 
+    /// Looks at the signaling, or changes it: what is to be said down the link then is.
+    pub(super) fn signal<T>(
+        &self,
+        change: impl FnOnce(&mut Desk<oneshot::Sender<Outcome>>) -> T,
+    ) -> T {
+        let mut desk = lock(&self.desk);
+        let done = change(&mut desk);
+        if desk.has_next() {
+            self.said.notify_one();
+        }
+        done
+    }
+
+    /// What is to be said down the link next.
+    pub(super) fn next_said(&self) -> Option<ToCore> {
+        lock(&self.desk).next()
+    }
+
+    /// Whether something is to be said.
+    pub(super) fn has_said(&self) -> bool {
+        lock(&self.desk).has_next()
+    }
+
+    /// Waits until something is to be said.
+    pub(super) async fn said(&self) {
+        self.said.notified().await;
+    }
+
     /// A link is connected; the one before, if any, is ended. The token ends this one.
-    pub(super) fn link_connected(&self) -> CancellationToken {
+    pub(super) fn link_connected(&self, now_unix_ms: i64) -> CancellationToken {
         let token = CancellationToken::new();
         if let Some(older) = lock(&self.link).replace(token.clone()) {
             older.cancel();
         }
         lock(&self.state).broadcast.link_connected();
+        self.signal(|desk| desk.linked(now_unix_ms));
         token
     }
 
@@ -289,6 +326,7 @@ impl Live {
         if !token.is_cancelled() {
             token.cancel();
             lock(&self.state).broadcast.link_gone(now_unix_ms);
+            self.signal(|desk| desk.unlinked(now_unix_ms));
         }
     }
 
@@ -298,6 +336,7 @@ impl Live {
         self.end(CloseReason::Stopped, now_unix_ms);
         if let Some(token) = lock(&self.link).take() {
             token.cancel();
+            self.signal(|desk| desk.unlinked(now_unix_ms));
         }
     }
 

@@ -32,6 +32,7 @@ use crate::{
 mod guards;
 mod matrix;
 mod webhooks;
+mod whep;
 
 const SECRET: &str = "a link secret of more than 32 characters";
 

@@ -111,7 +111,7 @@ impl Edge {
         }
     }
 
-    fn may_go_on(&self, stream: &StreamName, session: &Session) -> Result<(), Problem> {
+    pub(super) fn may_go_on(&self, stream: &StreamName, session: &Session) -> Result<(), Problem> {
         let directory = self.directory();
         // It began while no token was needed.
         if session.is_anonymous() {
@@ -222,7 +222,7 @@ impl Edge {
         })
     }
 
-    fn seen(
+    pub(super) fn seen(
         &self,
         stream: &StreamName,
         session: &Session,
@@ -266,6 +266,10 @@ impl Edge {
         );
         if let (Ok(session), Some(sessions)) = (read, lock(self.sessions()).get_mut(stream)) {
             sessions.left(&session.id);
+            let id = session.id;
+            if let Some(live) = self.current(stream) {
+                live.signal(|desk| desk.end_if_known(id, self.now_unix_ms()));
+            }
         }
     }
 
@@ -437,8 +441,9 @@ impl Edge {
         }
     }
 
-    /// Ends a broadcast whose publisher came with something that was taken back.
+    /// Ends a broadcast whose publisher came with something that was taken back, and whoever watches it by WebRTC with such.
     pub(super) fn enforce_on(&self, live: &Live) {
+        self.end_viewers(live);
         let Some(publisher) = live.with(|b| b.publisher().cloned()) else {
             return;
         };
@@ -524,7 +529,7 @@ pub(super) fn kept(error: EdgeError) -> Problem {
     Problem::unavailable()
 }
 
-fn random_id() -> Result<[u8; 12], Problem> {
+pub(super) fn random_id() -> Result<[u8; 12], Problem> {
     super::database::random().map_err(|_| Problem::unavailable())
 }
 

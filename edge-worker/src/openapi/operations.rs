@@ -3,7 +3,7 @@
 use http::Method;
 use protocol::{
     internal::{Admission, Admit, Open, OpenAnswer},
-    link_auth,
+    link_auth, signaling,
     token::{Action, Jwks, MintError, Refusal, Revocation},
 };
 use schemars::JsonSchema;
@@ -19,6 +19,7 @@ use crate::{
     playlist::{DASH_TYPE, HLS_TYPE},
     routes::{Page, Problem, Route},
     sessions::NotOneMore,
+    signaling::{FRAGMENT, SDP, refused},
     streams::{Create, Created, Rotate, Rotated, unkept},
     webhooks::dead::{DeadLetters, Resend, Resent},
 };
@@ -195,6 +196,24 @@ fn entrance(id: &'static str, summary: &'static str, content_type: &'static str)
             Problem::full("As many are watching as may.".to_owned()),
             Problem::no_token_keys(),
         ])
+}
+
+/// What a body of WebRTC signaling may be answered with.
+fn signaled(kind: &'static str) -> Vec<Problem> {
+    vec![
+        Problem::media_type(kind),
+        refused(signaling::Refusal::Malformed),
+        Problem::unlinked(),
+        Problem::no_answer(),
+    ]
+}
+
+fn sdp(content_type: &'static str) -> Body {
+    Body {
+        content_type,
+        required: true,
+        schema: json!({ "type": "string", "maxLength": signaling::MAX_SDP_BYTES }),
+    }
 }
 
 fn page(id: &'static str, summary: &'static str) -> Operation {
@@ -471,6 +490,60 @@ pub(super) fn operation(route: &Route, method: &Method, schemas: &mut Schemas) -
             Answer::bytes(206, "The range.", &[VIDEO, AUDIO]).with(&["etag", "content-range"]),
         )
         .failing([Problem::not_found(), Problem::range(), Problem::timeout()]),
+        // ---- WebRTC
+        Route::Whep(_) => {
+            let mut operation = Operation::new(
+                "offer",
+                "watch",
+                "An offer (WHEP): where playing by WebRTC begins",
+                Watch,
+            )
+            .answering(
+                Answer {
+                    content: vec![(SDP, json!({ "type": "string" }))],
+                    ..Answer::empty(201, "The answer. `location` is the session's address, `link` names ICE servers.")
+                }
+                .with(&["location", "accept-patch"]),
+            )
+            .answering(
+                Answer::empty(307, "A webhook sends the viewer to another stream.").with(&["location"]),
+            )
+            .failing([
+                Problem::no_stream(),
+                Problem::off_air(),
+                Problem::denied("A webhook does not let this viewer in.".to_owned()),
+                Problem::full("As many are watching as may.".to_owned()),
+                Problem::no_token_keys(),
+            ])
+            .failing(signaled(SDP))
+            .failing([signaling::Refusal::NoCommonCodec, signaling::Refusal::Unavailable].map(refused));
+            operation.body = Some(sdp(SDP));
+            operation
+        }
+        Route::WhepPatch(_) => {
+            let mut operation = Operation::new(
+                "trickle",
+                "watch",
+                "Candidates of a viewer, or an ICE restart (RFC 9725 section 4.3)",
+                Public,
+            )
+            .with_header("if-match", "The `etag` of the ICE session; `\"*\"` for a restart, which needs one.")
+            .answering(Answer::empty(204, "They are taken."))
+            .answering(Answer {
+                content: vec![(FRAGMENT, json!({ "type": "string" }))],
+                ..Answer::empty(200, "The server's new credentials and candidates.")
+            })
+            .failing(token())
+            .failing([Problem::token_needed(), Problem::no_stream(), Problem::precondition(), Problem::precondition_needed()])
+            .failing(signaled(FRAGMENT))
+            .failing([refused(signaling::Refusal::NoSession)]);
+            operation.body = Some(sdp(FRAGMENT));
+            operation
+        }
+        Route::WhepLeave(_) => Operation::new("leave", "watch", "A viewer leaves: its place is free", Public)
+            .answering(Answer::empty(200, "It is gone."))
+            .failing(token())
+            .failing([Problem::token_needed(), Problem::no_stream(), refused(signaling::Refusal::NoSession)]),
         // ---- pages
         Route::Page(Page::Home, _) => page("getHomePage", "What is live"),
         Route::Page(Page::Watch, _) => page("getWatchPage", "The player with its page"),

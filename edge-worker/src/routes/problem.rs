@@ -10,6 +10,11 @@ use serde::Serialize;
 use super::{Caching, Route, headers};
 use crate::{limits::Full, sessions::NotOneMore};
 
+/// When to come again where all places are taken, seconds: about as long as it takes a silent session to make room.
+const FULL_RETRY_S: u32 = 10;
+/// When to offer again where nothing is live, seconds.
+const OFF_AIR_RETRY_S: u32 = 5;
+
 /// `Content-Type` of a problem.
 pub const PROBLEM_TYPE: &str = "application/problem+json";
 
@@ -87,6 +92,20 @@ pub enum Kind {
     OtherSite,
     /// There are as many streams, or revocations, as there may be.
     TooMany,
+    /// The body is of a type that the address does not take.
+    MediaType,
+    /// There is no codec that viewer and server both have.
+    NoCommonCodec,
+    /// This cannot be watched by WebRTC.
+    NoWebrtc,
+    /// There is no such session by WebRTC any more.
+    NoSession,
+    /// The box did not answer in time.
+    NoAnswer,
+    /// The ICE session that the request is about is not the one that there is.
+    Precondition,
+    /// An ICE restart without a precondition.
+    PreconditionNeeded,
 }
 
 impl Kind {
@@ -128,6 +147,13 @@ impl Kind {
             Self::TokenTooLong => "token-too-long",
             Self::OtherSite => "other-site",
             Self::TooMany => "too-many",
+            Self::MediaType => "media-type",
+            Self::NoCommonCodec => "no-common-codec",
+            Self::NoWebrtc => "no-webrtc",
+            Self::NoSession => "no-session",
+            Self::NoAnswer => "no-answer",
+            Self::Precondition => "precondition",
+            Self::PreconditionNeeded => "precondition-needed",
         }
     }
 
@@ -145,7 +171,7 @@ pub struct Problem {
     pub status: StatusCode,
     /// `Allow` of a 405.
     pub allow: Option<&'static str>,
-    /// `Retry-After` of a 429 or a 503, seconds.
+    /// `Retry-After`, seconds.
     pub retry_after_s: Option<u32>,
     kind: Kind,
     title: &'static str,
@@ -180,6 +206,13 @@ impl Problem {
             kind,
             title,
             detail: detail.into(),
+        }
+    }
+
+    fn again_in(self, seconds: u32) -> Self {
+        Self {
+            retry_after_s: Some(seconds),
+            ..self
         }
     }
 
@@ -220,6 +253,79 @@ impl Problem {
             Kind::NotLive,
             "Not live",
             "The stream is not live now.",
+        )
+    }
+
+    /// 404: as [`Self::not_live`], to somebody who offers, with when to come again.
+    pub fn off_air() -> Self {
+        Self::not_live().again_in(OFF_AIR_RETRY_S)
+    }
+
+    /// 415: the address takes bodies of that type.
+    pub fn media_type(takes: &'static str) -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Kind::MediaType,
+            "Another type",
+            format!("This address takes {takes}."),
+        )
+    }
+
+    /// 406: there is no codec that viewer and server both have.
+    pub fn no_common_codec(detail: String) -> Self {
+        let status = StatusCode::NOT_ACCEPTABLE;
+        Self::new(status, Kind::NoCommonCodec, "No common codec", detail)
+    }
+
+    /// 503: WebRTC is off, or there is nothing that it can send.
+    pub fn no_webrtc(detail: String) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, Kind::NoWebrtc, "Not by WebRTC", detail).again_in(OFF_AIR_RETRY_S)
+    }
+
+    /// 503: the box cannot be asked at this moment.
+    pub fn unlinked() -> Self {
+        Self::unavailable().again_in(1)
+    }
+
+    /// 404: there is no such session by WebRTC any more.
+    pub fn no_session() -> Self {
+        Self::new(
+            StatusCode::NOT_FOUND,
+            Kind::NoSession,
+            "No such session",
+            "There is no such session any more: offer anew.",
+        )
+    }
+
+    /// 504: the box did not answer in time.
+    pub fn no_answer() -> Self {
+        Self::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            Kind::NoAnswer,
+            "No answer",
+            "The box that has this stream did not answer in time: play HLS, or try again.",
+        )
+        .again_in(2)
+    }
+
+    /// 412: the ICE session that the request is about is not the one that there is.
+    pub fn precondition() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            Kind::Precondition,
+            "Another ICE session",
+            "If-Match names another ICE session than there is now.",
+        )
+    }
+
+    /// 428: an ICE restart without a precondition (RFC 6585 section 3).
+    pub fn precondition_needed() -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_REQUIRED,
+            Kind::PreconditionNeeded,
+            "A precondition is needed",
+            "An ICE restart needs If-Match: \"*\", or the ETag of the session.",
         )
     }
 
@@ -387,16 +493,17 @@ impl Problem {
         )
     }
 
-    /// 503: a stream or its tenant has as many viewers as it may have.
+    /// 503: a stream, its tenant or a box has as many viewers as it may have.
     pub fn full(detail: String) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Kind::Full, "Full", detail)
+            .again_in(FULL_RETRY_S)
     }
 
     /// 403 or 503: a token plays on as many devices as it is for, or a stream has as many viewers as it may have.
     pub fn not_one_more(refused: &NotOneMore) -> Self {
         let (status, kind, title) = match refused {
             NotOneMore::InUse(_) => (StatusCode::FORBIDDEN, Kind::InUse, "In use elsewhere"),
-            NotOneMore::Full => (StatusCode::SERVICE_UNAVAILABLE, Kind::Full, "Full"),
+            NotOneMore::Full => return Self::full(refused.to_string()),
         };
         Self::new(status, kind, title, refused.to_string())
     }

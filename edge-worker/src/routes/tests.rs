@@ -52,6 +52,9 @@ fn every_address_of_the_design_is_known() {
             "POST",
             format!("/api/webhooks/dead/{BROADCAST}.live/resend"),
         ),
+        ("POST", "/whep/demo".to_owned()),
+        ("PATCH", format!("/whep/demo/{BROADCAST}/c2Vzc2lvbg")),
+        ("DELETE", format!("/whep/demo/{BROADCAST}/c2Vzc2lvbg")),
         ("POST", "/internal/admit".to_owned()),
         ("POST", "/internal/broadcasts".to_owned()),
         ("PUT", format!("/internal/media/{key}")),
@@ -86,6 +89,12 @@ fn other_addresses_are_not_found_and_never_lead_out_of_the_bundle() {
         &format!("/live/demo/{BROADCAST}/-/v-source/index.m3u8/x"),
         "/media/x",
         "/api/nothing",
+        "/whep",
+        "/whep/",
+        "/whep/Demo",
+        "/whep/demo/x/-",
+        &format!("/whep/demo/{BROADCAST}/.."),
+        &format!("/whep/demo/{BROADCAST}/-/x"),
         "/api/webhooks/dead/x/resend",
         "/api/webhooks/dead/%/resend",
         "/internal/nothing",
@@ -187,6 +196,26 @@ fn other_sites_read_what_is_public_and_nothing_of_the_studio() {
 }
 
 #[test]
+fn other_sites_may_offer_and_read_what_they_need_of_the_answer() {
+    let at = format!("/whep/demo/{BROADCAST}/c2Vzc2lvbg");
+    for path in ["/whep/demo", &at] {
+        let route = parse(&Method::OPTIONS, path, None).unwrap();
+        let map = headers(Some(&route), StatusCode::NO_CONTENT, Caching::Never);
+        let methods = map[header::ACCESS_CONTROL_ALLOW_METHODS].to_str().unwrap();
+        for method in ["POST", "PATCH", "DELETE"] {
+            assert!(methods.contains(method), "{methods}");
+        }
+        let fields = map[header::ACCESS_CONTROL_ALLOW_HEADERS].to_str().unwrap();
+        assert!(fields.contains("if-match") && fields.contains("authorization"));
+        assert_eq!(map["accept-post"], "application/sdp");
+        let exposed = map[header::ACCESS_CONTROL_EXPOSE_HEADERS].to_str().unwrap();
+        for name in ["location", "link", "etag", "accept-patch", "retry-after"] {
+            assert!(exposed.contains(name), "{exposed}");
+        }
+    }
+}
+
+#[test]
 fn a_problem_has_its_type_its_status_and_a_sentence() {
     let body: serde_json::Value = serde_json::from_str(&Problem::not_live().body_json()).unwrap();
     assert_eq!(body["type"], "urn:ghost-live:problem:not-live");
@@ -217,6 +246,8 @@ fn a_log_line_has_neither_session_nor_token_nor_media_key() {
             "/internal/media/main/aaaa/v-source/7.bbbb.m4s",
             "/internal/media/main/aaaa/v-source/…",
         ),
+        ("/whep/main/aaaa/c2Vzc2lvbg", "/whep/main/aaaa/…"),
+        ("/whep/main?token=eyJ.a.b", "/whep/main"),
         ("/internal/admit?key=secret", "/internal/admit"),
         ("/a\nb", "/ab"),
     ] {

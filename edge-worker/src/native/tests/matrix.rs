@@ -70,7 +70,7 @@ impl Bench {
     }
 
     /// How the playlist, the MPD and a complete segment are answered to a session.
-    async fn opens(&self, session: &str) -> [u16; 3] {
+    pub(super) async fn opens(&self, session: &str) -> [u16; 3] {
         let [playlist, mpd, segment] = opened_by(session);
         [
             self.status(&playlist).await,
@@ -109,7 +109,7 @@ impl Bench {
         }
     }
 
-    async fn revoke_token(&self, jti: &str) {
+    pub(super) async fn revoke_token(&self, jti: &str) {
         let what = json!({"token": {"iss": INSTALLATION, "jti": jti}});
         let body = json!({"what": what, "streams": "demo"});
         let manager = self.manager();
@@ -142,7 +142,12 @@ impl Bench {
     }
 
     /// Waits until it is so, at the most for `patience`.
-    async fn becomes(&self, what: &str, patience: Duration, done: impl AsyncFn(&Self) -> bool) {
+    pub(super) async fn becomes(
+        &self,
+        what: &str,
+        patience: Duration,
+        done: impl AsyncFn(&Self) -> bool,
+    ) {
         let deadline = Instant::now() + patience;
         while !done(self).await {
             assert!(Instant::now() < deadline, "{what}: not within {patience:?}");
@@ -169,7 +174,10 @@ fn team(stream: &str, action: Action) -> String {
 }
 
 /// Tokens that are no good for doing this with `demo`: what each is, the token, how it is answered over HTTP, and what a publisher is told.
-fn no_good(bench: &Bench, action: Action) -> Vec<(&'static str, String, u16, &'static str)> {
+pub(super) fn no_good(
+    bench: &Bench,
+    action: Action,
+) -> Vec<(&'static str, String, u16, &'static str)> {
     let own = |change: &dyn Fn(&mut Claims)| {
         let mut claims = claims("demo", action);
         change(&mut claims);

@@ -915,6 +915,23 @@ async fn a_viewer_is_sent_to_another_stream_of_the_same_webhook_with_a_session_f
         let here = format!("/live/demo/{file}?session={session}");
         assert_eq!(bench.get(&here).await.status(), 401);
     }
+    // An offer is sent there with its session, which goes before the token that is for this stream.
+    let sent = client
+        .post(bench.url("/whep/demo"))
+        .header("content-type", "application/sdp")
+        .body("v=0\r\na=ice-ufrag:hers\r\n")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(sent.status(), 307);
+    let location = sent.headers()["location"].to_str().unwrap();
+    assert!(location.starts_with("other?session="), "{location}");
+    let there = client
+        .post(bench.url(&format!("/whep/{location}")))
+        .bearer_auth("a token of demo")
+        .header("content-type", "application/sdp")
+        .body("v=0\r\na=ice-ufrag:hers\r\n");
+    assert_eq!(there.send().await.unwrap().status(), 404, "nothing is live");
     bench.end().await;
 }
 
