@@ -102,7 +102,9 @@ pub(super) fn learn(rows: Vec<sql::RevocationRow>) {
         match revocations.is_empty() {
             // A new isolate reads all that there are, of which none contains another.
             true => revocations.extend(read),
-            false => read.for_each(|revocation| drop(revocations.add(revocation))),
+            false => read.for_each(|revocation| {
+                revocations.add(revocation);
+            }),
         }
         revocations.forget(now_unix_ms());
         known.0 = known.0.max(last);
