@@ -296,7 +296,7 @@ impl Live {
 
     /// What is to be said down the link next.
     pub(super) fn next_said(&self) -> Option<ToCore> {
-        lock(&self.desk).next()
+        lock(&self.desk).next_said()
     }
 
     /// Whether something is to be said.

@@ -130,7 +130,7 @@ impl<W> Desk<W> {
     }
 
     /// What is to be said down the link next: who is out goes before who wants in.
-    pub fn next(&mut self) -> Option<ToCore> {
+    pub fn next_said(&mut self) -> Option<ToCore> {
         if !self.to_end.is_empty() {
             let some = std::iter::from_fn(|| self.to_end.pop_first());
             let sessions = some.take(MAX_IDS).collect();

@@ -176,7 +176,7 @@ mod tests {
         ] {
             assert!(read(bad).is_err(), "{bad}");
         }
-        let many = vec![r#"{"urls": ["stun:a"]}"#; 9].join(",");
+        let many = [r#"{"urls": ["stun:a"]}"#; 9].join(",");
         assert!(read(&format!("[{many}]")).is_err());
         assert_eq!(read("[]").unwrap(), IceServers::default());
     }

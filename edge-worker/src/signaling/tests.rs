@@ -44,7 +44,7 @@ fn desk(viewers: u16) -> Desk<u16> {
     desk.linked(NOW);
     for n in 0..viewers {
         let request = desk.ask(an_offer(n), n, NOW).unwrap();
-        assert!(matches!(desk.next(), Some(ToCore::Signal { .. })));
+        assert!(matches!(desk.next_said(), Some(ToCore::Signal { .. })));
         assert_eq!(desk.answered(request, &answer(), NOW), Some((n, tag(n))));
     }
     assert!(!desk.has_next());
@@ -53,7 +53,7 @@ fn desk(viewers: u16) -> Desk<u16> {
 
 fn ended(desk: &mut Desk<u16>) -> Vec<Tag> {
     let mut all = Vec::new();
-    while let Some(said) = desk.next() {
+    while let Some(said) = desk.next_said() {
         let ToCore::End { sessions } = said else {
             panic!("{said:?}")
         };
@@ -196,7 +196,7 @@ fn a_viewer_that_is_given_up_or_goes_while_the_link_is_gone_is_ended_when_it_sho
     assert!(!desk.has_next());
     // Given up after: media-core may have begun.
     let asked = desk.ask(an_offer(2), 2, NOW).unwrap();
-    desk.next().unwrap();
+    desk.next_said().unwrap();
     desk.give_up(asked, NOW);
     assert_eq!(ended(&mut desk), [tag(2)]);
     assert_eq!(desk.answered(asked, &answer(), NOW), None);
@@ -206,7 +206,7 @@ fn a_viewer_that_is_given_up_or_goes_while_the_link_is_gone_is_ended_when_it_sho
     assert_eq!(ended(&mut desk), [tag(2)]);
     // The link goes between offer and answer.
     desk.ask(an_offer(3), 3, NOW).unwrap();
-    desk.next().unwrap();
+    desk.next_said().unwrap();
     desk.unlinked(NOW);
     desk.linked(NOW);
     let heard = desk.watching(vec![viewer(3), viewer(4)], NOW);
@@ -265,12 +265,12 @@ fn a_session_is_one_viewer_and_one_that_leaves_can_come_back() {
     let mut desk = desk(1);
     desk.ask(an_offer(0), 1, NOW).unwrap();
     assert_eq!(
-        desk.next(),
+        desk.next_said(),
         Some(ToCore::End {
             sessions: vec![tag(0)]
         })
     );
-    assert!(matches!(desk.next(), Some(ToCore::Signal { .. })));
+    assert!(matches!(desk.next_said(), Some(ToCore::Signal { .. })));
     assert!(
         desk.ask(an_offer(0), 2, NOW).is_err(),
         "one after the other"
@@ -278,13 +278,13 @@ fn a_session_is_one_viewer_and_one_that_leaves_can_come_back() {
     let mut desk = self::desk(1);
     let leave = Signal::Leave { session: tag(0) };
     let request = desk.ask(leave, 1, NOW).unwrap();
-    desk.next().unwrap();
+    desk.next_said().unwrap();
     // media-core spoke before it heard.
     desk.still(&[tag(0)], NOW);
     assert_eq!(ended(&mut desk), [tag(0)]);
     desk.answered(request, &Outcome::Left, NOW).unwrap();
     let request = desk.ask(an_offer(0), 1, NOW).unwrap();
-    desk.next().unwrap();
+    desk.next_said().unwrap();
     desk.answered(request, &answer(), NOW).unwrap();
     assert_eq!(desk.still(&[tag(0)], NOW).watching, [viewer(0)]);
 }
