@@ -371,7 +371,9 @@ pub(crate) async fn edge(addresses: &str, runs: &str) -> Result<()> {
 async fn admit(edge: &Edge, stream: &StreamName) -> Result<Admit> {
     let key = match edge.stream(stream) {
         None => {
-            let made = edge.create_stream(stream, Default::default()).await?;
+            let made = edge
+                .create_stream(stream, Default::default(), &stream.clone().into())
+                .await?;
             Some(made.key.reveal())
         }
         Some(_) => edge.new_key(stream, None).await?,
