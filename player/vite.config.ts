@@ -35,7 +35,7 @@ export default defineConfig({
   server: {
     // `npm run dev` against a running server: GHOST_LIVE=http://127.0.0.1:8080 npm run dev
     proxy: Object.fromEntries(
-      ['/api', '/live', '/media'].map((path) => [path, process.env.GHOST_LIVE ?? 'http://127.0.0.1:8080']),
+      ['/api', '/live', '/media', '/whep'].map((path) => [path, process.env.GHOST_LIVE ?? 'http://127.0.0.1:8080']),
     ),
   },
   test: { include: ['tests/unit/**/*.test.ts'] },

@@ -44,7 +44,19 @@ const REFUSALS = /** @type {const} */ ({
   'in-use': [403, 'the token plays on as many devices as it is for'],
 });
 
+/**
+ * What stands for the media server: it answers an offer, or says with a status and a problem's name why not, and hears who left. An answer
+ * that never comes is one that is asked for forever.
+ *
+ * @typedef {{ status: number, kind?: string, retryAfterS?: number }} WhepRefusal
+ * @typedef {{ answer: (offer: string, session: string) => Promise<string | WhepRefusal>, left: (session: string) => void }} Whep
+ */
+
 export class MockServer {
+  /** Null: an edge that knows of no WHEP. @type {Whep | null} */
+  whep = null;
+  /** Sessions of viewers without a token so far. */
+  #anonymous = 0;
   /** @type {Map<string, Stream>} */
   streams = new Map();
   /** Requests for playlists and media that are open now, and the most there ever were at once. */
@@ -236,6 +248,7 @@ export class MockServer {
       await this.#carried;
       return path[0] === 'live' ? this.#live(response, url, path.slice(1), bearer(request)) : this.#media(response, path.slice(1));
     }
+    if (path[0] === 'whep') return this.#whep(request, response, url, path.slice(1));
     const page = { '': 'index', watch: 'watch', embed: 'embed', studio: 'studio' }[path[0] ?? ''];
     const file = page ? `${page}.html` : path[0] === 'assets' && path.length === 2 ? `assets/${path[1]}` : null;
     if (!file || file.includes('..')) return problem(response, 404, 'There is no such page.');
@@ -295,6 +308,35 @@ export class MockServer {
       key: stream.key,
       visibility: stream.tickets ? 'token' : stream.visibility,
     });
+  }
+
+  /** @param {import('node:http').IncomingMessage} request @param {Response} response @param {URL} url @param {string[]} path */
+  async #whep(request, response, url, [name = '', session]) {
+    const stream = this.streams.get(name);
+    if (!this.whep || !stream) return problem(response, 404, 'There is nothing here.', 'not-found');
+    if (session !== undefined) {
+      if (request.method !== 'DELETE') return problem(response, 405, 'This is not done here.');
+      const known = stream.sessions.get(session);
+      if (known) known.seenMs = 0;
+      this.whep.left(session);
+      return response.writeHead(200).end();
+    }
+    let offer = '';
+    for await (const chunk of /** @type {AsyncIterable<Buffer>} */ (request)) offer += chunk.toString();
+    if (!stream.live) return problem(response, 404, 'The stream is not live.', 'not-live');
+    const entered = this.#enter(stream, url, bearer(request));
+    if ('refused' in entered) return refuse(response, entered.refused);
+    const id = entered.session === '-' ? `anonymous-${this.#anonymous++}` : entered.session;
+    const answer = await this.whep.answer(offer, id);
+    if (typeof answer !== 'string') {
+      if (answer.retryAfterS !== undefined) response.setHeader('retry-after', answer.retryAfterS);
+      return problem(response, answer.status, 'It cannot be watched by WebRTC.', answer.kind);
+    }
+    const active = stream.sessions.get(id);
+    // It counts until it is left, whatever it asks for.
+    if (active) active.seenMs = Infinity;
+    response.writeHead(201, { 'content-type': 'application/sdp', location: `/whep/${name}/${id}`, etag: '"1"', link: '<stun:127.0.0.1:9>; rel="ice-server"', 'cache-control': 'no-store' });
+    return response.end(answer);
   }
 
   /** Links and sessions, for the owner. @param {import('node:http').IncomingMessage} request @param {Response} response @param {Stream} stream @param {string} what @param {string | undefined} id @param {boolean} owner */

@@ -16,18 +16,20 @@ import 'media-chrome/menu/media-settings-menu-item';
 import type { MediaController } from 'media-chrome/media-controller';
 import type { MediaChromeMenu } from 'media-chrome/menu/media-chrome-menu';
 import type { MediaSettingsMenu } from 'media-chrome/menu/media-settings-menu';
-import { protocolOf, mediaSourcePossible, type Protocol } from '../playback/choose.js';
+import { mediaSourcePossible, protocolOf, webrtcPossible, type Protocol } from '../playback/choose.js';
 import type { Rendition } from '../playback/transport.js';
 import { Api, type Stream } from '../stream/api.js';
 import type { Denial } from '../stream/denial.js';
 import type { Phase } from '../stream/lifecycle.js';
 import { Session, type Stats } from '../stream/session.js';
+import { fade } from './fade.js';
+import { rows, Panel } from './statistics.js';
 import { find, h, setText } from './dom.js';
 import { ghost } from './ghost.js';
 import { keyOf } from './keys.js';
 import { float } from './menu.js';
 import { LIVE_CHANGE, liveStore } from './store.js';
-import { bitrateLabel, delayLabel, notice, progress } from './words.js';
+import { delayLabel, notice, progress, transportLabel } from './words.js';
 import css from './player.css?inline';
 import html from './player.html?raw';
 
@@ -43,17 +45,20 @@ export class GhostLivePlayer extends HTMLElement {
   static readonly observedAttributes = ['stream', 'server', 'protocol', 'quality', 'target-delay', 'token'];
 
   readonly #controller: MediaController;
-  readonly #video: HTMLVideoElement;
+  /** The one that is seen, and the one beneath it that makes ready to be. */
+  #video: HTMLVideoElement;
+  #back: HTMLVideoElement;
   readonly #still: HTMLCanvasElement;
   readonly #bar: HTMLElement;
   readonly #delay: HTMLElement;
   readonly #delayWord: HTMLElement;
+  readonly #transportWord: HTMLElement;
   readonly #start: HTMLElement;
   readonly #unmute: HTMLElement;
   readonly #card: HTMLElement;
   readonly #busy: HTMLElement;
   readonly #progress: HTMLElement;
-  readonly #panel: HTMLElement;
+  readonly #panel: Panel;
   readonly #spoken: HTMLElement;
   readonly #menu: MediaSettingsMenu;
   readonly #menuButton: HTMLElement;
@@ -65,6 +70,8 @@ export class GhostLivePlayer extends HTMLElement {
   #session: Session | null = null;
   #token: string | null = null;
   #listeners: AbortController | null = null;
+  /** Has one element taken over from the other, with what it was set to? */
+  #inherited = false;
   #autoMuted = false;
   #blocked = false;
   #shownDelayS: number | null = null;
@@ -84,16 +91,18 @@ export class GhostLivePlayer extends HTMLElement {
     shadow.append(document.importNode(template.content, true));
     this.#controller = find<MediaController>('media-controller', shadow);
     this.#video = find<HTMLVideoElement>('video', shadow);
+    this.#back = find<HTMLVideoElement>('video:not(.front)', shadow);
     this.#still = find<HTMLCanvasElement>('canvas', shadow);
     this.#bar = find('media-control-bar', shadow);
     this.#delay = find('.delay', shadow);
     this.#delayWord = find('span', this.#delay);
+    this.#transportWord = find('small', this.#delay);
     this.#start = find('.start', shadow);
     this.#unmute = find('.unmute', shadow);
     this.#card = find('.card', shadow);
     this.#busy = find('.busy', shadow);
     this.#progress = find('p', this.#busy);
-    this.#panel = find('.stats', shadow);
+    this.#panel = new Panel(find('.stats', shadow));
     this.#spoken = find('[role="status"]', shadow);
     this.#menu = find<MediaSettingsMenu>('media-settings-menu', shadow);
     this.#menuButton = find('media-settings-menu-button', shadow);
@@ -133,6 +142,7 @@ export class GhostLivePlayer extends HTMLElement {
     this.#open();
   }
 
+  /** The element that is seen. Another one is when the transport changed. */
   get video(): HTMLVideoElement {
     return this.#video;
   }
@@ -173,6 +183,7 @@ export class GhostLivePlayer extends HTMLElement {
       this.#session?.stats ?? {
         transport: null,
         delayS: null,
+        delayEstimated: false,
         targetS: null,
         distanceS: null,
         bufferS: 0,
@@ -182,6 +193,10 @@ export class GhostLivePlayer extends HTMLElement {
         stalls: 0,
         framesDecoded: 0,
         framesDropped: 0,
+        width: 0,
+        height: 0,
+        fps: null,
+        details: null,
         state: 'idle',
       }
     );
@@ -241,6 +256,7 @@ export class GhostLivePlayer extends HTMLElement {
     this.#listeners = new AbortController();
     const { signal } = this.#listeners;
     // media-chrome recalls volume and mute; the attribute has the last word.
+    this.#inherited = false;
     this.#video.muted = this.hasAttribute('muted');
     this.addEventListener('keydown', (event) => this.handleKey(event), { signal });
     float(
@@ -285,7 +301,7 @@ export class GhostLivePlayer extends HTMLElement {
     this.#session = new Session(
       api,
       this.stream,
-      this.#video,
+      this.#screen,
       {
         change: () => this.#changed(),
         renditions: () => this.#renditionsChanged(),
@@ -311,10 +327,40 @@ export class GhostLivePlayer extends HTMLElement {
     this.#changed();
   }
 
+  // --- the two elements
+
+  readonly #screen = (() => {
+    const front = () => this.#video;
+    const back = () => this.#back;
+    return {
+      get front() {
+        return front();
+      },
+      get back() {
+        return back();
+      },
+      swap: () => this.#swap(),
+    };
+  })();
+
+  #swap(): void {
+    const [before, after] = [this.#video, this.#back];
+    [this.#video, this.#back] = [after, before];
+    this.#inherited = true;
+    after.volume = before.volume;
+    after.muted = before.muted;
+    after.classList.add('front');
+    before.classList.remove('front');
+    this.#controller.mediaStore.dispatch({ type: 'mediaelementchangerequest', detail: after });
+    fade(before);
+    this.#still.hidden = true;
+    // The picture in the small window is the one that is seen.
+    if (this.shadowRoot?.pictureInPictureElement === before) void after.requestPictureInPicture().catch(() => undefined);
+  }
+
   // --- wiring
 
   #wire(): void {
-    const video = this.#video;
     const controller = this.#controller;
     controller.mediaStore = liveStore(
       {
@@ -322,6 +368,7 @@ export class GhostLivePlayer extends HTMLElement {
         renditions: () => (this.#session?.renditions ?? []).map(({ name, height, fps, bitrate }) => ({ id: name, height, frameRate: fps, bitrate })),
         rendition: () => this.#chosen?.name,
         forgetful: () => this.hasAttribute('muted'),
+        recalls: () => !this.#inherited,
         play: () => this.play(),
         pause: () => this.pause(),
         seekBy: (deltaS) => this.#session?.seekBy(deltaS),
@@ -332,22 +379,25 @@ export class GhostLivePlayer extends HTMLElement {
         },
       },
       this,
-      video,
+      () => this.#video,
     );
     controller.fullscreenElement = this;
     controller.addEventListener('hotkey', (event) => controller.keyboardShortcutHandler(event as KeyboardEvent));
 
-    for (const type of ['play', 'pause', 'playing', 'waiting', 'seeked']) video.addEventListener(type, () => this.#render());
-    video.addEventListener('volumechange', () => {
-      if (!video.muted) this.#autoMuted = false;
-      this.#render();
-    });
-    for (const type of ['playing', 'timeupdate'] as const) {
-      video.addEventListener(type, () => {
+    for (const video of [this.#video, this.#back]) {
+      const on = (types: string[], listener: () => void) => {
+        for (const type of types) video.addEventListener(type, () => video === this.#video && listener());
+      };
+      on(['play', 'pause', 'playing', 'waiting', 'seeked'], () => this.#render());
+      on(['volumechange'], () => {
+        if (!video.muted) this.#autoMuted = false;
+        this.#render();
+      });
+      on(['playing', 'timeupdate'], () => {
         if (video.readyState >= 3 && video.currentTime > 0) this.#still.hidden = true;
       });
+      video.addEventListener('dblclick', () => controller.dispatchEvent(new KeyboardEvent('hotkey', { key: 'f' })));
     }
-    video.addEventListener('dblclick', () => controller.dispatchEvent(new KeyboardEvent('hotkey', { key: 'f' })));
     // Like the qualities' menu, it also reports what was set by the attribute.
     this.#protocols.addEventListener('change', () => {
       if (this.#protocols.value !== this.#protocolShown) this.protocol = protocolOf(this.#protocols.value);
@@ -355,10 +405,16 @@ export class GhostLivePlayer extends HTMLElement {
     this.#statistics.addEventListener('change', () => {
       if ((this.#statistics.value === 'on') === this.#panel.hidden) this.#toggleStats();
     });
+    this.#panel.element.addEventListener('keydown', (event) => {
+      if (event.key !== 'Escape') return;
+      this.#toggleStats();
+      this.#menuButton.focus();
+    });
   }
 
   get #protocolShown(): string {
-    return this.protocol === 'dash' ? 'dash' : 'auto';
+    // Where there is no WebRTC, automatic is LL-HLS; both are one entry then.
+    return this.protocol === 'auto' && !webrtcPossible() ? 'hls' : this.protocol;
   }
 
   get #chosen(): Rendition | null {
@@ -426,13 +482,16 @@ export class GhostLivePlayer extends HTMLElement {
       delete this.#card.dataset.key;
     }
 
-    this.#busy.hidden = !pending || (this.#blocked && video.paused);
-    setText(this.#progress, session ? progress(session.phase, session.encoderAway) : '');
+    const soundOnly = state === 'playing' && session?.soundOnly === true;
+    this.#busy.hidden = (!pending && !soundOnly) || (this.#blocked && video.paused);
+    this.#busy.classList.toggle('told', soundOnly);
+    setText(this.#progress, session ? progress(session.phase, session.encoderAway, session.soundOnly) : '');
     this.#start.hidden = !(state === 'idle' || (this.#blocked && video.paused && onAir));
     this.#unmute.hidden = !(this.#autoMuted && video.muted && onAir && !this.#blocked);
     this.#bar.hidden = !onAir;
     if (!onAir) this.#menu.hidden = true;
     this.#protocolItem.hidden = !mediaSourcePossible();
+    for (const item of this.#protocols.querySelectorAll<HTMLElement>('[value="auto"], [value="webrtc"]')) item.hidden = !webrtcPossible();
     this.#protocols.value = this.#protocolShown;
     this.#statistics.value = this.#panel.hidden ? 'off' : 'on';
     this.#renderLive();
@@ -443,7 +502,8 @@ export class GhostLivePlayer extends HTMLElement {
     const stats = session && ['playing', 'buffering', 'reconnecting'].includes(session.phase) ? session.stats : null;
     this.#shownDelayS = stats?.delayS ?? null;
     this.#delay.hidden = this.#shownDelayS === null;
-    setText(this.#delayWord, this.#shownDelayS === null ? '' : delayLabel(this.#shownDelayS));
+    setText(this.#delayWord, this.#shownDelayS === null ? '' : `${stats?.delayEstimated ? 'about ' : ''}${delayLabel(this.#shownDelayS)}`);
+    setText(this.#transportWord, stats?.transport ? transportLabel(stats.transport) : '');
     this.#video.dispatchEvent(new Event(LIVE_CHANGE));
   }
 
@@ -454,22 +514,8 @@ export class GhostLivePlayer extends HTMLElement {
     if (this.#shownDelayS !== null && this.#shownDelayS !== before) {
       this.dispatchEvent(new CustomEvent('delaychange', { detail: { delayS: this.#shownDelayS } }));
     }
-    if (this.#session && this.#session.phase !== 'playing') this.#render();
-    if (this.#panel.hidden) return;
-    const stats = this.stats;
-    const seconds = (value: number | null) => (value === null ? '–' : `${value.toFixed(2)} s`);
-    const level = stats.levels.find(({ name }) => name === stats.level);
-    const rows: [string, string][] = [
-      ['Transport', stats.transport ?? '–'],
-      ['Delay', seconds(stats.delayS)],
-      ['To live edge', `${seconds(stats.distanceS)} of ${seconds(stats.targetS)}`],
-      ['Buffer', seconds(stats.bufferS)],
-      ['Rate', `${stats.rate.toFixed(2)}×`],
-      ['Rendition', level ? `${level.name}, ${bitrateLabel(level.bitrate)}` : (stats.level ?? '–')],
-      ['Frames', `${stats.framesDecoded} (${stats.framesDropped} dropped)`],
-      ['Stalls', String(stats.stalls)],
-    ];
-    this.#panel.replaceChildren(...rows.flatMap(([term, value]) => [h('dt', {}, term), h('dd', {}, value)]));
+    if (this.#session && (this.#session.phase !== 'playing' || this.#session.soundOnly || !this.#busy.hidden)) this.#render();
+    if (!this.#panel.hidden) this.#panel.show(rows(this.stats));
   }
 
   /** Keeps the last frame on screen while the media is replaced. */

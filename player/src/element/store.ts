@@ -19,6 +19,8 @@ export interface Live {
   readonly rendition: () => string | undefined;
   /** Is what the viewer does to the volume forgotten? */
   readonly forgetful: () => boolean;
+  /** Should an element begin as loud as the viewer last wished? Not one that took over from another. */
+  readonly recalls: () => boolean;
   readonly play: () => Promise<void>;
   readonly pause: () => void;
   /** Moves the playhead, seconds. */
@@ -28,8 +30,14 @@ export interface Live {
   readonly chooseRendition: (name: string) => void;
 }
 
-export function liveStore(live: Live, host: HTMLElement, video: HTMLVideoElement): MediaStore {
+/** @param current the element that is seen */
+export function liveStore(live: Live, host: HTMLElement, current: () => HTMLVideoElement): MediaStore {
   const { mediaMuted, mediaVolume } = stateMediator;
+  type Recall = NonNullable<(typeof mediaMuted)['stateOwnersUpdateHandlers']>[number];
+  const where = (recall: Recall): Recall => (handler, owners) => (live.recalls() ? recall(handler, owners) : undefined);
+  const [recallMuted, recallVolume] = [mediaMuted, mediaVolume].map((state) => ({
+    stateOwnersUpdateHandlers: ((state.stateOwnersUpdateHandlers ?? []) as Recall[]).map(where),
+  }));
   return createMediaStore({
     fullscreenElement: host,
     options: { defaultStreamType: 'live' },
@@ -42,16 +50,16 @@ export function liveStore(live: Live, host: HTMLElement, video: HTMLVideoElement
       // The session recovers from errors of the element, or says what is wrong; the controls would stop working at the first.
       mediaErrorCode: { get: () => undefined } as unknown as StateMediator['mediaErrorCode'],
       // In a frame that may not, the methods are there and fail.
-      mediaFullscreenUnavailable: { get: () => (fullscreenPossible(host, video) ? undefined : 'unsupported') },
+      mediaFullscreenUnavailable: { get: () => (fullscreenPossible(host, current()) ? undefined : 'unsupported') },
       mediaPipUnavailable: { get: () => (document.pictureInPictureEnabled ? undefined : 'unsupported') },
-      mediaMuted: { ...mediaMuted, set: (muted, owners) => (live.forgetful() ? void (video.muted = muted) : mediaMuted.set(muted, owners)) },
-      mediaVolume: { ...mediaVolume, set: (volume, owners) => (live.forgetful() ? void (video.volume = volume) : mediaVolume.set(volume, owners)) },
+      mediaMuted: { ...mediaMuted, ...recallMuted, set: (muted, owners) => (live.forgetful() ? void (current().muted = muted) : mediaMuted.set(muted, owners)) },
+      mediaVolume: { ...mediaVolume, ...recallVolume, set: (volume, owners) => (live.forgetful() ? void (current().volume = volume) : mediaVolume.set(volume, owners)) },
     } as StateMediator,
     requestMap: {
       ...requestMap,
       mediaplayrequest: () => void live.play(),
       mediapauserequest: live.pause,
-      mediaseekrequest: (_mediator, _owners, { detail }) => live.seekBy(Number(detail) - video.currentTime),
+      mediaseekrequest: (_mediator, _owners, { detail }) => live.seekBy(Number(detail) - current().currentTime),
       mediaseektoliverequest: live.jumpToLive,
       mediarenditionrequest: (_mediator, _owners, { detail }) => live.chooseRendition(String(detail)),
       // The rate is how the delay is held.

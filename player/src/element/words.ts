@@ -1,7 +1,7 @@
 /** What the player says. One place for every sentence a viewer can meet. */
 import type { Denial } from '../stream/denial.js';
 import type { Phase } from '../stream/lifecycle.js';
-import type { Rendition } from '../playback/transport.js';
+import type { Rendition, TransportKind } from '../playback/transport.js';
 
 export interface Notice {
   title: string;
@@ -54,7 +54,8 @@ function denied(denial: Denial): Notice {
 }
 
 /** The small line under the spinner. */
-export function progress(phase: Phase, encoderAway: boolean): string {
+export function progress(phase: Phase, encoderAway: boolean, soundOnly: boolean): string {
+  if (phase === 'playing' && soundOnly) return 'Your network is too slow for the picture. The sound goes on.';
   if (phase === 'reconnecting') return 'Connection lost. Reconnecting…';
   if (phase === 'buffering') return encoderAway ? 'The streamer’s connection was cut. Waiting for it…' : '';
   return '';
@@ -69,6 +70,11 @@ export function renditionLabel({ name, height, fps }: Rendition): string {
 /** A bit rate in words: `2.5 Mbit/s`. */
 export function bitrateLabel(bps: number): string {
   return bps >= 1e6 ? `${(bps / 1e6).toFixed(1)} Mbit/s` : `${Math.round(bps / 1000)} kbit/s`;
+}
+
+/** What people call a transport. */
+export function transportLabel(kind: TransportKind): string {
+  return { webrtc: 'WebRTC', 'll-hls': 'LL-HLS', 'hls-native': 'HLS', dash: 'DASH' }[kind];
 }
 
 /** A delay as people say it: `1.8 s`; `2 min` when the viewer went back far. */

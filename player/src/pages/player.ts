@@ -15,7 +15,7 @@ export function mount(stream: string, options: { muted?: boolean } = {}): GhostL
   const player = h('ghost-live-player', {
     stream,
     autoplay: query.get('autoplay') !== '0',
-    protocol: query.get('protocol') ?? undefined,
+    protocol: query.get('protocol') ?? query.get('transport') ?? undefined,
     quality: query.get('quality') ?? undefined,
     'target-delay': query.get('delay') ?? undefined,
     muted: options.muted === true || query.has('muted'),

@@ -2,10 +2,18 @@
 import { NativeTransport } from './native.js';
 import type { Transport, TransportEvents } from './transport.js';
 
-export type Protocol = 'auto' | 'hls' | 'dash';
+/** `auto`: WebRTC where it can be had, LL-HLS where it cannot. */
+export type Protocol = 'auto' | 'webrtc' | 'hls' | 'dash';
 
 export function protocolOf(text: string | null): Protocol {
-  return text === 'hls' || text === 'dash' ? text : 'auto';
+  return text === 'webrtc' || text === 'hls' || text === 'dash' ? text : 'auto';
+}
+
+/** Can this browser play our WebRTC at all? */
+export function webrtcPossible(): boolean {
+  const { RTCPeerConnection, RTCRtpReceiver } = globalThis as { RTCPeerConnection?: unknown; RTCRtpReceiver?: typeof globalThis.RTCRtpReceiver };
+  if (typeof RTCPeerConnection !== 'function' || typeof RTCRtpReceiver?.getCapabilities !== 'function') return false;
+  return RTCRtpReceiver.getCapabilities('video')?.codecs.some(({ mimeType }) => mimeType.toLowerCase() === 'video/h264') ?? false;
 }
 
 /** Can a script feed this browser with media? iPhones could not before ManagedMediaSource. */
@@ -15,13 +23,14 @@ export function mediaSourcePossible(): boolean {
   return source?.isTypeSupported('video/mp4; codecs="avc1.42E01E,mp4a.40.2"') ?? false;
 }
 
-/** Fetches the engine that will be needed, while the directory is still being asked. */
+/** Fetches what will be needed, while the directory is still being asked. */
 export function prepare(protocol: Protocol): void {
+  if ((protocol === 'auto' || protocol === 'webrtc') && webrtcPossible()) void import('./whep.js').catch(() => undefined);
   if (!mediaSourcePossible()) return;
   void (protocol === 'dash' ? import('./dash.js') : import('./hls.js')).catch(() => undefined);
 }
 
-/** `null`: this browser plays neither. */
+/** LL-HLS, or DASH where it is asked for. `null`: this browser plays neither. */
 export async function open(
   protocol: Protocol,
   video: HTMLVideoElement,

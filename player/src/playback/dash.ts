@@ -1,7 +1,7 @@
 /** LL-DASH by dash.js: heavy, so this module is loaded when somebody asks for DASH and never before. */
 /* eslint @typescript-eslint/no-unsafe-class-instance-assignment: off, @typescript-eslint/no-unsafe-enum-assignment: off -- dash.js declares its settings as a class and a const enum, and takes plain values */
 import { MediaPlayer, type MediaPlayerClass, type Representation } from 'dashjs';
-import type { Rendition, Timing, Transport, TransportEvents } from './transport.js';
+import type { Details, Rendition, Timing, Transport, TransportEvents } from './transport.js';
 
 export class DashTransport implements Transport {
   readonly kind = 'dash';
@@ -56,6 +56,16 @@ export class DashTransport implements Transport {
     if (!Number.isFinite(distanceS) || !(targetS > 0)) return null;
     const stamp = this.#player.timeAsUTC() * 1000;
     return { live: true, distanceS, targetS, mediaUnixMs: Number.isFinite(stamp) ? stamp : null, edgeAgeS: null };
+  }
+
+  details(): Details {
+    const codecs = (['video', 'audio'] as const).map((type) => this.#player.getCurrentRepresentationForType(type)?.codecs);
+    return {
+      codec: codecs.filter(Boolean).join(', ') || null,
+      bitrate: this.current?.bitrate ?? null,
+      bandwidth: this.#player.getAverageThroughput('video') * 1000 || null,
+      rtc: null,
+    };
   }
 
   select(rendition: Rendition | null): void {

@@ -8,7 +8,7 @@ import Hls, { type ErrorData, type Level, type RetryConfig } from 'hls.js';
 import { recallBandwidth, rememberBandwidth } from './bandwidth.js';
 import { carriedControllers } from './rounding.js';
 import { uris } from './multivariant.js';
-import type { Rendition, Timing, Transport, TransportEvents } from './transport.js';
+import type { Details, Rendition, Timing, Transport, TransportEvents } from './transport.js';
 
 /** Server errors and lost connections are worth another try, refusals are not. */
 function retries(maxNumRetry: number, retryDelayMs: number): RetryConfig {
@@ -108,6 +108,16 @@ export class HlsTransport implements Transport {
       targetS,
       mediaUnixMs: this.#hls.playingDate?.getTime() ?? null,
       edgeAgeS: details.live ? details.age : null,
+    };
+  }
+
+  details(): Details {
+    const level = this.#hls.levels[this.#hls.currentLevel];
+    return {
+      codec: [level?.videoCodec, level?.audioCodec ?? this.#hls.audioTracks[this.#hls.audioTrack]?.audioCodec].filter(Boolean).join(', ') || null,
+      bitrate: level?.bitrate ?? null,
+      bandwidth: this.#hls.bandwidthEstimate || null,
+      rtc: null,
     };
   }
 

@@ -47,6 +47,10 @@ export class NativeTransport implements Transport {
     };
   }
 
+  details(): null {
+    return null;
+  }
+
   select(): void {
     // The browser chooses, and lets nobody else.
   }

@@ -1,7 +1,7 @@
 /** What every way of getting a broadcast into a video element has in common. */
 import type { Signal } from '../stream/lifecycle.js';
 
-export type TransportKind = 'll-hls' | 'hls-native' | 'dash';
+export type TransportKind = 'webrtc' | 'll-hls' | 'hls-native' | 'dash';
 
 export interface Rendition {
   /** The track's name (`v-720p30`); unique in a broadcast. */
@@ -28,6 +28,36 @@ export interface Timing {
   edgeAgeS: number | null;
 }
 
+/** What the statistics show of what comes in; `null` where it is not known. */
+export interface Details {
+  /** Codecs, of the picture and of the sound. */
+  codec: string | null;
+  /** What comes in, bits per second. */
+  bitrate: number | null;
+  /** What the network is measured to bear, bits per second. */
+  bandwidth: number | null;
+  /** What only a peer connection knows. */
+  rtc: RtcDetails | null;
+}
+
+export interface RtcDetails {
+  packets: number;
+  packetsLost: number;
+  /** The mean wait of the last frames in the jitter buffer, seconds. */
+  jitterBufferS: number | null;
+  /** Seconds. */
+  rttS: number | null;
+  /** The kinds of the selected candidates, and their protocol. */
+  pair: string | null;
+}
+
+/** The delay, and how it is known. */
+export interface Delay {
+  delayS: number;
+  /** Half the round trip and the jitter buffer's wait: no time stamp tells what comes before. */
+  estimated: boolean;
+}
+
 export interface TransportEvents {
   signal(signal: Signal): void;
   /** The edge refuses what the engine asks for (401, 403): whoever watches may no longer, most likely. */
@@ -45,11 +75,23 @@ export interface Transport {
   readonly selfPaced: boolean;
   /** Settles when the video element may be told to play. */
   readonly ready: Promise<void>;
-  /** `null` before the first playlist. */
+  /** `null` before the first playlist, and where there is none. */
   timing(): Timing | null;
+  details(): Details | null;
   /** Plays one rendition, or with `null` whichever the network bears. */
   select(rendition: Rendition | null): void;
   /** Tries to go on with the same broadcast. False: it must be loaded afresh. */
   resume(): Promise<boolean>;
   destroy(): void;
+}
+
+/** WebRTC has no playlist: it tells of itself what others read from theirs. */
+export interface WebrtcTransport extends Transport {
+  readonly kind: 'webrtc';
+  /** Does the sound go on without the picture? The server pauses it for networks that bear no more. */
+  readonly soundOnly: boolean;
+  /** From the broadcast's clock to the frame on screen. `serverMs`: what the server's clock says, milliseconds since 1970. */
+  delay(serverMs: number | null): Delay | null;
+  /** Ends the session, and leaves the last frame on screen. */
+  leave(): void;
 }

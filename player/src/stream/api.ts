@@ -68,11 +68,15 @@ export interface PlaybackSession {
 
 /** An answer that was not 2xx, in the server's words. */
 export class ApiError extends Error {
-  /** @param kind the problem's stable name: the end of its `type`; empty for an answer of somebody else */
+  /**
+   * @param kind the problem's stable name: the end of its `type`; empty for an answer of somebody else
+   * @param retryAfterS `Retry-After`, seconds; `null` without one
+   */
   constructor(
     readonly status: number,
     message: string,
     readonly kind = '',
+    readonly retryAfterS: number | null = null,
   ) {
     super(message);
     this.name = 'ApiError';
@@ -85,6 +89,20 @@ export class UnreachableError extends Error {
     super('The server does not answer.', { cause });
     this.name = 'UnreachableError';
   }
+}
+
+/** What a WHEP session begins with: the offer goes in, and this comes out. */
+export type WhepDoor = (offer: string) => Promise<WhepAnswer>;
+
+export interface WhepAnswer {
+  /** The server's SDP. */
+  answer: string;
+  /** The playback session, which the session's address ends with. */
+  session: string;
+  /** The `Link` headers. */
+  link: string | null;
+  /** Ends the session, in a way that outlives the page. */
+  leave(): void;
 }
 
 const TIMEOUT_MS = 10_000;
@@ -132,6 +150,36 @@ export class Api {
     } catch (cause) {
       throw new UnreachableError(cause);
     }
+  }
+
+  /**
+   * Offers to play by WebRTC (WHEP).
+   *
+   * @param session a playback session to go on with, so that a device that changes over from HLS is not counted twice
+   */
+  async whep(name: string, offer: string, session: string | null): Promise<WhepAnswer> {
+    const response = await this.#fetch(`/whep/${encodeURIComponent(name)}${inQuery(session)}`, {
+      method: 'POST',
+      headers: { ...this.#bearer(), 'content-type': 'application/sdp', accept: 'application/sdp' },
+      body: offer,
+    });
+    const location = response.headers.get('location');
+    let answer: string;
+    try {
+      answer = await response.text();
+    } catch (cause) {
+      throw new UnreachableError(cause);
+    }
+    if (response.status !== 201 || location === null) throw new ApiError(response.status, 'The server did not begin a WebRTC session.');
+    const url = new URL(location, response.url);
+    // The token is for this edge, wherever the address leads.
+    const headers = url.origin === new URL(response.url).origin ? this.#bearer() : {};
+    return {
+      answer,
+      session: decodeURIComponent(url.pathname.split('/').at(-1) ?? ''),
+      link: response.headers.get('link'),
+      leave: () => void fetch(url, { method: 'DELETE', headers, keepalive: true, cache: 'no-store' }).catch(() => undefined),
+    };
   }
 
   /** The server's clock, milliseconds since 1970. */
@@ -272,13 +320,15 @@ const PROBLEM = 'urn:ghost-live:problem:';
 
 /** The sentence for a person in a problem document, or one of our own. */
 async function problem(response: Response): Promise<ApiError> {
+  const given = response.headers.get('retry-after') ?? '';
+  const retryAfterS = /^\d+$/.test(given) ? Number(given) : null;
   try {
     const { detail, title, type } = (await response.json()) as { detail?: unknown; title?: unknown; type?: unknown };
     const kind = typeof type === 'string' && type.startsWith(PROBLEM) ? type.slice(PROBLEM.length) : '';
     const words = [detail, title].find((text) => typeof text === 'string' && text !== '');
-    if (typeof words === 'string') return new ApiError(response.status, words, kind);
+    if (typeof words === 'string') return new ApiError(response.status, words, kind, retryAfterS);
   } catch {
     // Not a problem document: a proxy's page, most likely.
   }
-  return new ApiError(response.status, `The server answered with status ${response.status}.`);
+  return new ApiError(response.status, `The server answered with status ${response.status}.`, '', retryAfterS);
 }

@@ -32,7 +32,8 @@ export type Phase =
 /** What the directory said about the stream. */
 export type Report =
   | { kind: 'live'; since: string | null }
-  | { kind: 'off'; since: string | null }
+  /** `drained`: what plays has no buffer that could go on. */
+  | { kind: 'off'; since: string | null; drained?: boolean }
   | { kind: 'missing' }
   | { kind: 'denied'; denial: Denial }
   | { kind: 'refused'; message: string }
@@ -128,7 +129,7 @@ export class Lifecycle {
       }
       case 'off':
         if (this.#phase === 'playing' || this.#phase === 'connecting') return 'none';
-        if (this.#phase === 'buffering' && !this.#broken && nowS - this.#sinceS < DRY_S) return 'none';
+        if (this.#phase === 'buffering' && !this.#broken && !report.drained && nowS - this.#sinceS < DRY_S) return 'none';
         if (this.#phase === 'ended' || this.#phase === 'failed' || this.#phase === 'denied') return 'none';
         this.#enter(active ? 'ended' : 'waiting', nowS);
         this.#ended = active ? { since: this.#since } : this.#ended;

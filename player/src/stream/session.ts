@@ -2,14 +2,25 @@
  * One viewer's session with one stream: asks the directory, opens the transport, holds the delay, recovers.
  * It decides nothing by itself: `lifecycle.ts` says what to do and `delay.ts` how fast to play. It shows nothing either.
  */
-import { open, prepare, type Protocol } from '../playback/choose.js';
+import { Changeover, type Way } from '../playback/changeover.js';
+import { open, prepare, webrtcPossible, type Protocol } from '../playback/choose.js';
 import { ServerClock } from '../playback/clock.js';
 import { DelayController } from '../playback/delay.js';
-import type { Rendition, Timing, Transport, TransportKind } from '../playback/transport.js';
+import type { Details, Rendition, Timing, Transport, TransportKind, WebrtcTransport } from '../playback/transport.js';
 import { ApiError, type Api, type Stream } from './api.js';
 import { BEACON_MS, sendBeacon, sendLeft } from './beacon.js';
 import { denialOf, type Denial } from './denial.js';
 import { Lifecycle, type Action, type Phase, type Report, type Signal } from './lifecycle.js';
+
+/** Two video elements in one place: one is seen and heard, the other makes itself ready to be. */
+export interface Screen {
+  /** The one that is seen, heard and controlled. */
+  readonly front: HTMLVideoElement;
+  /** The one beneath it, without sound. */
+  readonly back: HTMLVideoElement;
+  /** They change places. What comes to the front is as loud as what was there. */
+  swap(): void;
+}
 
 export interface SessionEvents {
   /** The phase, its message, or what the directory says changed. */
@@ -28,6 +39,8 @@ export interface Stats {
   transport: TransportKind | null;
   /** From the broadcast's clock to the frame on screen, seconds; `null` when not known. */
   delayS: number | null;
+  /** Is `delayS` an estimate of a part of it, since no time stamp tells the whole? */
+  delayEstimated: boolean;
   /** The delay the controller steers to, from playhead to live edge, seconds; `null` when not known. */
   targetS: number | null;
   /** From the playhead to the live edge, seconds; `null` when not known. */
@@ -41,7 +54,21 @@ export interface Stats {
   stalls: number;
   framesDecoded: number;
   framesDropped: number;
+  /** Of the picture, pixels; 0 without one. */
+  width: number;
+  height: number;
+  /** Frames a second that were decoded lately; `null` when not known. */
+  fps: number | null;
+  /** What comes in, as far as the transport knows it. */
+  details: Details | null;
   state: Phase;
+}
+
+/** One way of playing, in one of the two elements. */
+interface Lane<T extends Transport = Transport> {
+  readonly way: Way;
+  readonly video: HTMLVideoElement;
+  transport: T | null;
 }
 
 const TICK_MS = 250;
@@ -59,26 +86,32 @@ const STEER_S = 1;
 const PAUSES_BY_ITSELF = /Linux.*AppleWebKit/.test(navigator.userAgent) && !navigator.userAgent.includes('Chrom');
 /** A playhead that rests this long with media ahead of it is woken. */
 const WAKE_S = 2;
+/** WebRTC has no buffer: a picture that rests this long is dry, seconds. */
+const WEBRTC_STALL_S = 1;
+/** What leaves the screen is heard for so long yet, milliseconds. */
+const FADE_MS = 200;
 /** A playhead that rests this long without an event is dry as well. */
 const SILENT_STALL_S = 1.5;
 
 export class Session {
   readonly #api: Api;
   readonly #name: string;
-  readonly #video: HTMLVideoElement;
+  readonly #screen: Screen;
   readonly #events: SessionEvents;
   readonly #lifecycle = new Lifecycle();
   readonly #clock = new ServerClock();
   readonly #closed = new AbortController();
   #protocol: Protocol;
   #delay: DelayController;
-  #transport: Transport | null = null;
+  #changeover: Changeover;
+  #lanes: { webrtc: Lane<WebrtcTransport> | null; engine: Lane | null } = { webrtc: null, engine: null };
+  /** It has left the screen, and fades. */
+  #fading: { lane: Lane; timer: ReturnType<typeof setTimeout> } | null = null;
   /** The playback session, where one is needed: it goes on from engine to engine, and after an outage. */
   #playback: string | null = null;
   /** One after the other: two at once would take the room of two devices. */
   #entering: Promise<Signal | null> = Promise.resolve(null);
   #examining = false;
-  #opening = 0;
   #wish: string;
   #stream: Stream | null = null;
   #pollTimer: ReturnType<typeof setTimeout> | undefined;
@@ -94,29 +127,39 @@ export class Session {
   #lastTime = 0;
   #movedS = 0;
   #targetOverrideS: number | null;
+  #fps: { atMs: number; frames: number; perS: number | null } = { atMs: 0, frames: 0, perS: null };
+  /** Was WebRTC ended because the page was hidden for good, as it seemed? */
+  #hung = false;
 
   constructor(
     api: Api,
     name: string,
-    video: HTMLVideoElement,
+    screen: Screen,
     events: SessionEvents,
     options: { protocol: Protocol; quality: string; targetDelayS: number | null },
   ) {
     this.#api = api;
     this.#name = name;
-    this.#video = video;
+    this.#screen = screen;
     this.#events = events;
     this.#protocol = options.protocol;
     this.#wish = options.quality;
     this.#targetOverrideS = options.targetDelayS;
     this.#delay = new DelayController();
+    this.#changeover = new Changeover(this.#webrtcWanted);
 
     const { signal } = this.#closed;
-    const on = (type: string, listener: () => void) => video.addEventListener(type, listener, { signal });
-    on('playing', () => this.#progress());
-    on('timeupdate', () => this.#progress());
-    on('waiting', () => this.#dry());
-    on('ended', () => this.#signal({ kind: 'ended' }));
+    const videos = [screen.front, screen.back];
+    for (const video of videos) {
+      for (const type of ['playing', 'timeupdate']) video.addEventListener(type, () => this.#progress(video), { signal });
+    }
+    // What happens beneath the picture is nobody's wish.
+    const on = (type: string, listener: () => void) => {
+      for (const video of videos) video.addEventListener(type, () => video === screen.front && listener(), { signal });
+    };
+    on('waiting', () => this.#front?.way === 'engine' && this.#dry());
+    // The tracks of a lost connection end; whether the broadcast has, the directory knows.
+    on('ended', () => this.#front?.way === 'engine' && this.#signal({ kind: 'ended' }));
     on('seeking', () => {
       this.#seekedS = nowS();
       this.#delay.resync();
@@ -127,13 +170,28 @@ export class Session {
     });
     on('play', () => this.#steering() || this.#resumed());
     on('error', () => {
-      if (video.error && video.getAttribute('src')?.startsWith('blob:')) this.#lostDecoder();
+      if (screen.front.error && screen.front.getAttribute('src')?.startsWith('blob:')) this.#lostDecoder();
     });
     document.addEventListener('visibilitychange', () => document.hidden || this.#delay.resync(), { signal });
-    window.addEventListener('online', () => this.phase === 'denied' || this.#pollSoon(0), { signal });
-    window.addEventListener('pagehide', () => this.#leave(), { signal });
+    window.addEventListener(
+      'online',
+      () => {
+        this.#changeover.online(nowS());
+        if (this.phase !== 'denied') this.#pollSoon(0);
+      },
+      { signal },
+    );
+    window.addEventListener(
+      'pagehide',
+      () => {
+        this.#hung = this.#lanes.webrtc !== null;
+        if (this.#hung) this.#unload();
+        this.#leave();
+      },
+      { signal },
+    );
     // The browser kept the page, as it was, and shows it again: its playback session is over.
-    window.addEventListener('pageshow', (event) => event.persisted && this.#api.hasToken && this.retry(), { signal });
+    window.addEventListener('pageshow', (event) => event.persisted && (this.#api.hasToken || this.#hung) && this.retry(), { signal });
 
     const tick = setInterval(() => this.#tick(), TICK_MS);
     const beacon = setInterval(() => this.#beacon(), BEACON_MS);
@@ -173,12 +231,24 @@ export class Session {
     return this.#protocol;
   }
 
+  /** What a viewer may choose from. WebRTC's rungs are the server's to choose: whoever wants one in particular gets it over LL-HLS. */
   get renditions(): readonly Rendition[] {
-    return this.#transport?.renditions ?? [];
+    if (this.#front?.way !== 'webrtc') return this.#transport?.renditions ?? [];
+    if (this.#protocol !== 'auto') return [];
+    const pictures = (this.#stream?.tracks ?? []).filter(({ kind }) => kind === 'video');
+    return pictures.map(({ name, height, frame_rate, bandwidth }) => ({ name, height: height ?? 0, fps: frame_rate ?? 0, bitrate: bandwidth ?? 0 }));
   }
 
   get current(): Rendition | null {
-    return this.#transport?.current ?? null;
+    if (this.#front?.way !== 'webrtc') return this.#transport?.current ?? null;
+    const { videoHeight } = this.#video;
+    // A source and a rung of one height look the same from here.
+    return this.renditions.find(({ height }) => height === videoHeight) ?? null;
+  }
+
+  /** Has the server left the picture out, for a network that bears the sound alone? */
+  get soundOnly(): boolean {
+    return this.#front?.way === 'webrtc' && this.#whep?.soundOnly === true;
   }
 
   /** The name of the rendition that was asked for, or `auto`. */
@@ -196,9 +266,12 @@ export class Session {
     const quality = this.#video.getVideoPlaybackQuality();
     const serverMs = this.#clock.at(performance.now());
     const mediaMs = timing?.mediaUnixMs ?? null;
+    const webrtc = this.#front?.way === 'webrtc' ? (this.#whep?.delay(serverMs) ?? null) : null;
+    const known = mediaMs !== null && serverMs !== null;
     return {
       transport: this.#transport?.kind ?? null,
-      delayS: mediaMs !== null && serverMs !== null ? (serverMs - mediaMs) / 1000 : (timing?.distanceS ?? null),
+      delayS: webrtc?.delayS ?? (known ? (serverMs - mediaMs) / 1000 : (timing?.distanceS ?? null)),
+      delayEstimated: webrtc?.estimated ?? (timing !== null && !known),
       targetS: timing ? this.#targetS(timing.targetS) + this.#delay.marginS : null,
       distanceS: timing?.distanceS ?? null,
       bufferS: bufferAhead(this.#video),
@@ -208,6 +281,10 @@ export class Session {
       stalls: this.#stalls,
       framesDecoded: quality.totalVideoFrames,
       framesDropped: quality.droppedVideoFrames,
+      width: this.#video.videoWidth,
+      height: this.#video.videoHeight,
+      fps: this.#fps.perS,
+      details: this.#transport?.details() ?? null,
       state: this.phase,
     };
   }
@@ -215,13 +292,26 @@ export class Session {
   /** Plays a rendition by name (`v-720p30`) or height (`720p`), or `auto`. An unknown name is automatic until it appears. */
   setQuality(name: string): void {
     this.#wish = name;
-    this.#transport?.select(this.#wished());
+    this.#changeover.allow(this.#webrtcWanted, nowS());
+    this.#arrange();
+    this.#lanes.engine?.transport?.select(this.#wished());
     this.#events.renditions();
   }
 
   setProtocol(protocol: Protocol): void {
     if (protocol === this.#protocol) return;
+    const engine = [this.#protocol, protocol].every((one) => one === 'auto' || one === 'hls');
     this.#protocol = protocol;
+    if (engine) {
+      // One changes over to the other without a gap.
+      this.#changeover.allow(this.#webrtcWanted, nowS());
+      this.#arrange();
+      this.#events.renditions();
+      return;
+    }
+    this.#unload();
+    this.#changeover = new Changeover(this.#webrtcWanted);
+    prepare(protocol);
     this.retry();
   }
 
@@ -249,6 +339,7 @@ export class Session {
   async play(): Promise<void> {
     const video = this.#video;
     this.#pauseAsked = false;
+    if (this.#lanes.engine && this.#lanes.webrtc) void this.#screen.back.play().catch(() => undefined);
     try {
       await video.play();
     } catch (error) {
@@ -284,7 +375,7 @@ export class Session {
 
   /** Makes room for another device, or for this one after a reload. */
   #leave(): void {
-    const watched = this.#transport !== null || this.#playback !== null;
+    const watched = this.#transport !== null || this.#playback !== null || this.#hung;
     // What is still asked for would begin it anew.
     if (this.#playback !== null) this.#unload();
     if (watched) sendLeft(this.#api, this.#name, this.#playback);
@@ -300,7 +391,8 @@ export class Session {
     this.#polling = false;
     // eslint-disable-next-line @typescript-eslint/no-unnecessary-condition -- aborted while the answer was awaited
     if (this.#closed.signal.aborted) return;
-    this.#do(this.#lifecycle.report(report, nowS()));
+    const drained = this.#front?.way === 'webrtc';
+    this.#do(this.#lifecycle.report(report.kind === 'off' ? { ...report, drained } : report, nowS()));
     this.#events.change();
     this.#pollSoon(this.#lifecycle.pollMs(nowS(), Math.random()));
   }
@@ -396,10 +488,10 @@ export class Session {
   async #examine(): Promise<void> {
     if (this.#examining) return;
     this.#examining = true;
-    const opening = this.#opening;
+    const { engine } = this.#lanes;
     const failed = await this.#goesOn(this.#playback);
     this.#examining = false;
-    if (opening !== this.#opening || this.#closed.signal.aborted) return;
+    if (engine !== this.#lanes.engine || this.#closed.signal.aborted) return;
     const again = failed?.kind === 'denied' && this.#playback !== null && (failed.denial === 'expired' || failed.denial === 'invalid');
     // A session that has run its time may be followed by another.
     this.#signal(failed === null || again ? { kind: 'network' } : failed);
@@ -408,16 +500,184 @@ export class Session {
   // --- the transport
 
   #do(action: Action): void {
-    if (action === 'load') void this.#load();
+    if (action === 'load') this.#load();
     else if (action === 'unload') this.#unload();
     else if (action === 'resume') void this.#resume();
   }
 
-  async #load(): Promise<void> {
+  /** Plays the broadcast from the beginning, whatever was played before. */
+  #load(): void {
     if (this.#transport) this.#events.replacing();
     this.#unload();
-    const opening = this.#opening;
-    const mine = () => opening === this.#opening;
+    this.#following = true;
+    this.#delay.resync();
+    if (this.#protocol === 'webrtc' && !this.#webrtcWanted) {
+      this.#signal({ kind: 'media', message: 'This browser cannot play WebRTC with H.264.' });
+      return;
+    }
+    // What is asked for alone is tried as often as it is loaded.
+    if (this.#protocol === 'webrtc') this.#changeover = new Changeover(true);
+    this.#changeover.begin(this.#lifecycle.since, nowS());
+    this.#arrange();
+  }
+
+  #unload(): void {
+    this.#changeover.end();
+    this.#close('webrtc');
+    this.#close('engine');
+    this.#faded();
+    this.#screen.front.playbackRate = 1;
+    this.#events.renditions();
+  }
+
+  async #resume(): Promise<void> {
+    const lane = this.#lanes.engine;
+    if (!lane?.transport) {
+      this.#load();
+      return;
+    }
+    try {
+      const resumed = await lane.transport.resume();
+      if (lane !== this.#lanes.engine) return;
+      if (resumed) this.#lifecycle.resumed(nowS());
+      else this.#do(this.#lifecycle.restarted(nowS()));
+    } catch {
+      // Still away: the next poll comes back here.
+    }
+    this.#events.change();
+  }
+
+  // --- the two ways
+
+  get #video(): HTMLVideoElement {
+    return this.#screen.front;
+  }
+
+  /** What is on screen, or will be when nothing else is. */
+  get #front(): Lane | null {
+    const { webrtc, engine } = this.#lanes;
+    return [webrtc, engine].find((lane) => lane?.video === this.#screen.front) ?? null;
+  }
+
+  get #transport(): Transport | null {
+    return this.#front?.transport ?? null;
+  }
+
+  get #whep(): WebrtcTransport | null {
+    return this.#lanes.webrtc?.transport ?? null;
+  }
+
+  /** Is WebRTC asked for, and can this browser play it? A rendition of the viewer's choice is played by LL-HLS. */
+  get #webrtcWanted(): boolean {
+    return (this.#protocol === 'webrtc' || (this.#protocol === 'auto' && this.#wish === 'auto')) && webrtcPossible();
+  }
+
+  /** Did the viewer pause it? A pause from before the load was not theirs. */
+  get #held(): boolean {
+    return this.#front !== null && this.#video.paused && this.#pausedS !== null && this.#pausedS >= this.#loadedS;
+  }
+
+  /** Makes so what the changeover says. */
+  #arrange(): void {
+    const { webrtc, front, over } = this.#changeover;
+    const engine = this.#changeover.engine && this.#protocol !== 'webrtc';
+    const wanted = front && this.#lanes[front];
+    if (wanted?.video === this.#screen.back) this.#swap();
+    if (over) this.#whep?.leave();
+    if (!webrtc) this.#close('webrtc');
+    if (!engine) this.#close('engine');
+    if (webrtc && !this.#lanes.webrtc) void this.#openWebrtc();
+    if (engine && !this.#lanes.engine) void this.#openEngine();
+  }
+
+  #swap(): void {
+    this.#faded();
+    this.#video.playbackRate = 1;
+    this.#screen.swap();
+    this.#following = true;
+    this.#pausedS = null;
+    this.#movedS = nowS();
+    this.#fps = { atMs: 0, frames: 0, perS: null };
+    this.#delay.joined(nowS());
+    // With sound the browser may stop what it let play without.
+    void this.play();
+    this.#events.renditions();
+    this.#events.change();
+  }
+
+  /** A way of its own, in the element that the other leaves free. */
+  #lane(way: Way): Lane<never> {
+    this.#faded();
+    const other = way === 'webrtc' ? this.#lanes.engine : this.#lanes.webrtc;
+    const { front, back } = this.#screen;
+    return { way, video: other?.video === front ? back : front, transport: null };
+  }
+
+  #close(way: Way): void {
+    const lane = this.#lanes[way];
+    if (!lane) return;
+    if (way === 'webrtc') this.#whep?.leave();
+    this.#lanes[way] = null;
+    if (lane.video === this.#screen.front) {
+      lane.transport?.destroy();
+      return;
+    }
+    this.#faded();
+    this.#fading = { lane, timer: setTimeout(() => this.#faded(), FADE_MS) };
+  }
+
+  /** What fades is gone. */
+  #faded(): void {
+    if (!this.#fading) return;
+    clearTimeout(this.#fading.timer);
+    this.#fading.lane.transport?.destroy();
+    this.#fading.lane.video.playbackRate = 1;
+    this.#fading = null;
+  }
+
+  async #openWebrtc(): Promise<void> {
+    const lane: Lane<WebrtcTransport> = this.#lane('webrtc');
+    this.#lanes.webrtc = lane;
+    const mine = () => this.#lanes.webrtc === lane && !this.#closed.signal.aborted;
+    const only = this.#protocol === 'webrtc';
+    const failed = (act: () => void) => {
+      if (!mine()) return;
+      act();
+      if (only) this.#signal({ kind: 'network' });
+      this.#arrange();
+    };
+    let whep: typeof import('../playback/whep.js');
+    try {
+      whep = await import('../playback/whep.js');
+    } catch {
+      failed(() => this.#changeover.lost(nowS()));
+      return;
+    }
+    if (!mine()) return;
+    lane.transport = new whep.WhepTransport(lane.video, (offer) => this.#api.whep(this.#name, offer, this.#playback), {
+      begun: (session) => {
+        // It is the same device that goes on by LL-HLS.
+        if (mine() && this.#api.hasToken) this.#playback = session;
+      },
+      refused: (error, pauseS) => {
+        const denial = denialOf(error);
+        // Elsewhere the engine asks as well, and says what is wrong.
+        if (only && denial && mine()) this.#signal({ kind: 'denied', denial });
+        else failed(() => this.#changeover.refused(nowS(), pauseS));
+      },
+      progress: () => {
+        if (mine() && !this.#held) this.#shows(lane);
+      },
+      lost: () => failed(() => this.#changeover.lost(nowS())),
+    });
+    this.#events.renditions();
+    await this.#begin(lane);
+  }
+
+  async #openEngine(): Promise<void> {
+    const lane: Lane = this.#lane('engine');
+    this.#lanes.engine = lane;
+    const mine = () => this.#lanes.engine === lane && !this.#closed.signal.aborted;
     if (this.#api.hasToken) {
       const failed = await (this.#entering = this.#entering.then(() => this.#admitted()));
       if (this.#closed.signal.aborted) {
@@ -436,7 +696,7 @@ export class Session {
       // The browser's own HLS gives no status.
       signal: (signal: Signal) => {
         if (!mine()) return;
-        if (signal.kind === 'network' && this.#transport?.kind === 'hls-native') void this.#examine();
+        if (signal.kind === 'network' && lane.transport?.kind === 'hls-native') void this.#examine();
         else this.#signal(signal);
       },
       refused: () => {
@@ -444,63 +704,60 @@ export class Session {
       },
       renditions: () => {
         if (!mine()) return;
-        if (!ready && this.renditions.length) {
+        if (!ready && lane.transport?.renditions.length) {
           ready = true;
           const wished = this.#wished();
-          if (wished) this.#transport?.select(wished);
+          if (wished) lane.transport.select(wished);
         }
         this.#events.renditions();
       },
     };
     let transport: Transport | null;
     try {
-      transport = await open(this.#protocol, this.#video, urls, events);
+      transport = await open(this.#protocol, lane.video, urls, events);
     } catch {
       // The chunk with the engine did not come.
-      this.#signal({ kind: 'network' });
+      if (mine()) this.#signal({ kind: 'network' });
       return;
     }
-    if (opening !== this.#opening || this.#closed.signal.aborted) return transport?.destroy();
+    if (!mine()) {
+      transport?.destroy();
+      return;
+    }
     if (!transport) {
       this.#signal({ kind: 'media', message: 'This browser can play neither HLS nor DASH.' });
       return;
     }
-    this.#transport = transport;
-    this.#following = true;
-    this.#delay.resync();
+    lane.transport = transport;
     this.#events.renditions();
     await transport.ready;
-    if (opening !== this.#opening) return;
-    this.#loadedS = nowS();
-    await this.play();
-    if (opening === this.#opening && this.#playback === null) sendBeacon(this.#api, this.#name);
+    if (mine()) await this.#begin(lane);
   }
 
-  #unload(): void {
-    this.#opening++;
-    this.#transport?.destroy();
-    this.#transport = null;
-    this.#video.playbackRate = 1;
-    this.#events.renditions();
-  }
-
-  async #resume(): Promise<void> {
-    const transport = this.#transport;
-    if (!transport) return void this.#load();
-    try {
-      const resumed = await transport.resume();
-      if (transport !== this.#transport) return;
-      if (resumed) this.#lifecycle.resumed(nowS());
-      else this.#do(this.#lifecycle.restarted(nowS()));
-    } catch {
-      // Still away: the next poll comes back here.
+  /** Tells an element to play. */
+  async #begin(lane: Lane): Promise<void> {
+    if (lane.video === this.#screen.front) {
+      this.#loadedS = nowS();
+      await this.play();
+    } else {
+      lane.video.muted = true;
+      await lane.video.play().catch(() => undefined);
     }
-    this.#events.change();
+    if (this.#lanes[lane.way] === lane && this.#playback === null) sendBeacon(this.#api, this.#name);
+  }
+
+  /** It shows a picture, or goes on to. */
+  #shows(lane: Lane): void {
+    this.#changeover.progress(lane.way, nowS());
+    this.#arrange();
+    if (this.#front !== lane || this.#lanes[lane.way] !== lane) return;
+    if (lane.way === 'webrtc') this.#movedS = nowS();
+    this.#signal({ kind: 'progress' });
   }
 
   #wished(): Rendition | null {
     const wish = this.#wish;
-    return this.renditions.find(({ name, height }) => name === wish || `${height}p` === wish) ?? null;
+    return (this.#lanes.engine?.transport?.renditions ?? []).find(({ name, height }) => name === wish || `${height}p` === wish) ?? null;
   }
 
   #signal(signal: Signal): void {
@@ -515,13 +772,19 @@ export class Session {
 
   // --- the playhead
 
-  #progress(): void {
-    const { currentTime, readyState, paused } = this.#video;
-    if (currentTime !== this.#lastTime) {
+  #progress(video: HTMLVideoElement): void {
+    const lane = this.#lanes.engine;
+    // WebRTC tells by itself: its element's clock runs without a picture as well.
+    if (lane?.video !== video) return;
+    const { currentTime, readyState, paused, seeking } = video;
+    const front = video === this.#video;
+    if (front && currentTime !== this.#lastTime) {
       this.#lastTime = currentTime;
       this.#movedS = nowS();
     }
-    if (!paused && readyState >= 3 && currentTime > 0) this.#signal({ kind: 'progress' });
+    if (paused || readyState < 3 || currentTime <= 0) return;
+    // Beneath another picture only a picture counts.
+    if (front || (!seeking && !this.#held && video.videoWidth > 0 && video.getVideoPlaybackQuality().totalVideoFrames > 0)) this.#shows(lane);
   }
 
   #dry(): void {
@@ -540,6 +803,8 @@ export class Session {
     this.#pausedS = null;
     this.#movedS = nowS();
     this.#delay.resync();
+    // WebRTC goes on where the broadcast is.
+    if (this.#front?.way === 'webrtc') return;
     if (pausedS > LONG_PAUSE_S) this.jumpToLive();
     else if (pausedS > 1) this.#following = false;
   }
@@ -554,11 +819,19 @@ export class Session {
     const now = nowS();
     const video = this.#video;
     const timing = this.#timing();
+    this.#countFrames();
     const action = this.#lifecycle.tick(now, timing?.edgeAgeS ?? null);
     if (action !== 'none') {
       this.#do(action);
       this.#events.change();
       return;
+    }
+    this.#changeover.tick(now, this.#held, this.phase === 'playing' && this.#following && !video.paused && !document.hidden);
+    this.#arrange();
+    if (this.#front?.way === 'webrtc' && this.phase === 'playing' && !video.paused && now - this.#movedS > WEBRTC_STALL_S) {
+      this.#dry();
+      // Is it the end?
+      this.#pollSoon(0);
     }
     if (video.paused || !timing || !this.#transport || this.#transport.selfPaced) return;
     // Dry with media at hand: the decoder waits for something that is not coming. A small seek wakes it.
@@ -586,6 +859,15 @@ export class Session {
     } else {
       this.#steer(command.rate);
     }
+  }
+
+  #countFrames(): void {
+    const atMs = performance.now();
+    const spanMs = atMs - this.#fps.atMs;
+    if (spanMs < 1000) return;
+    const frames = this.#video.getVideoPlaybackQuality().totalVideoFrames;
+    const came = frames - this.#fps.frames;
+    this.#fps = { atMs, frames, perS: this.#fps.atMs > 0 && came >= 0 ? (came * 1000) / spanMs : null };
   }
 
   #timing(): Timing | null {

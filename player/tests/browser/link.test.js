@@ -36,7 +36,8 @@ describe('a watch link', () => {
       await page.evaluate(() => window.ghostLive.player.setQuality('v-240p30'));
       await level(page, 'v-240p30');
       const file = protocol === 'dash' ? 'manifest.mpd' : 'index.m3u8';
-      assert.deepEqual([...new Set(found.carried)].sort(), ['/api/streams/demo', `/live/demo/${file}`]);
+      const whep = protocol === 'dash' ? [] : ['/whep/demo'];
+      assert.deepEqual([...new Set(found.carried)].sort(), ['/api/streams/demo', `/live/demo/${file}`, ...whep]);
       assert.equal(found.carried.filter((path) => path.startsWith('/live/')).length, 1, 'one session was begun');
       assert.deepEqual(found.leaked, []);
       assert.ok(!(await page.content()).includes(TOKEN), 'the document has the token');
