@@ -257,6 +257,8 @@ export class GhostLivePlayer extends HTMLElement {
     const { signal } = this.#listeners;
     // media-chrome recalls volume and mute; the attribute has the last word.
     this.#inherited = false;
+    // media-chrome begins with the first one.
+    if (this.#video.compareDocumentPosition(this.#back) & Node.DOCUMENT_POSITION_PRECEDING) this.#exchange();
     this.#video.muted = this.hasAttribute('muted');
     this.addEventListener('keydown', (event) => this.handleKey(event), { signal });
     float(
@@ -345,17 +347,21 @@ export class GhostLivePlayer extends HTMLElement {
 
   #swap(): void {
     const [before, after] = [this.#video, this.#back];
-    [this.#video, this.#back] = [after, before];
+    this.#exchange();
     this.#inherited = true;
     after.volume = before.volume;
     after.muted = before.muted;
-    after.classList.add('front');
-    before.classList.remove('front');
     this.#controller.mediaStore.dispatch({ type: 'mediaelementchangerequest', detail: after });
     fade(before);
     this.#still.hidden = true;
     // The picture in the small window is the one that is seen.
     if (this.shadowRoot?.pictureInPictureElement === before) void after.requestPictureInPicture().catch(() => undefined);
+  }
+
+  #exchange(): void {
+    [this.#video, this.#back] = [this.#back, this.#video];
+    this.#video.classList.add('front');
+    this.#back.classList.remove('front');
   }
 
   // --- wiring

@@ -25,7 +25,7 @@ const READ_MS = 250;
 /** Disconnected for longer than this is gone, milliseconds: ICE mends shorter breaks by itself. */
 const DISCONNECTED_MS = 3000;
 /** A picture this old with sound still coming was paused by the server, milliseconds. */
-const PICTURE_GONE_MS = 1000;
+const PICTURE_GONE_MS = 700;
 /** Delays outside are a clock that is wrong, seconds. */
 const LEAST_DELAY_S = -0.1;
 const MOST_DELAY_S = 20;

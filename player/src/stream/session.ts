@@ -172,7 +172,15 @@ export class Session {
     on('error', () => {
       if (screen.front.error && screen.front.getAttribute('src')?.startsWith('blob:')) this.#lostDecoder();
     });
-    document.addEventListener('visibilitychange', () => document.hidden || this.#delay.resync(), { signal });
+    document.addEventListener(
+      'visibilitychange',
+      () => {
+        if (document.hidden) return;
+        this.#delay.resync();
+        this.#movedS = nowS();
+      },
+      { signal },
+    );
     window.addEventListener(
       'online',
       () => {
@@ -434,8 +442,8 @@ export class Session {
   }
 
   #beacon(): void {
-    // A playback session is counted by what it asks for.
-    if (this.phase === 'playing' && !this.#video.paused && this.#playback === null) sendBeacon(this.#api, this.#name);
+    // A playback session is counted by what it asks for, and a WebRTC session by itself.
+    if (this.phase === 'playing' && !this.#video.paused && this.#playback === null && this.#front?.way !== 'webrtc') sendBeacon(this.#api, this.#name);
   }
 
   // --- the playback session
@@ -474,7 +482,8 @@ export class Session {
       await this.#api.enter(this.#name, this.#protocol === 'dash' ? 'dash' : 'hls', session === null ? 'nothing' : { session }, signal);
       return null;
     } catch (error) {
-      const denial = denialOf(error);
+      // What names no session at all is none either.
+      const denial = denialOf(error) ?? (session !== null && error instanceof ApiError && error.status === 400 ? 'invalid' : null);
       if (!denial) return { kind: 'network' };
       if (denial !== 'revoked' || session === null) return { kind: 'denied', denial };
       // Was it the session alone, or the token with it?
@@ -617,6 +626,8 @@ export class Session {
     const lane = this.#lanes[way];
     if (!lane) return;
     if (way === 'webrtc') this.#whep?.leave();
+    // Its viewer goes on by WebRTC, and is counted there.
+    else if (this.#changeover.front === 'webrtc' && this.#playback === null) sendLeft(this.#api, this.#name, null);
     this.#lanes[way] = null;
     if (lane.video === this.#screen.front) {
       lane.transport?.destroy();
@@ -743,7 +754,7 @@ export class Session {
       lane.video.muted = true;
       await lane.video.play().catch(() => undefined);
     }
-    if (this.#lanes[lane.way] === lane && this.#playback === null) sendBeacon(this.#api, this.#name);
+    if (lane.way === 'engine' && this.#lanes.engine === lane && this.#playback === null) sendBeacon(this.#api, this.#name);
   }
 
   /** It shows a picture, or goes on to. */
@@ -826,9 +837,10 @@ export class Session {
       this.#events.change();
       return;
     }
-    this.#changeover.tick(now, this.#held, this.phase === 'playing' && this.#following && !video.paused && !document.hidden);
+    // A page that nobody sees is called once a second at most, and would take that for silence.
+    this.#changeover.tick(now, this.#held || document.hidden, this.phase === 'playing' && this.#following && !video.paused && !document.hidden);
     this.#arrange();
-    if (this.#front?.way === 'webrtc' && this.phase === 'playing' && !video.paused && now - this.#movedS > WEBRTC_STALL_S) {
+    if (this.#front?.way === 'webrtc' && this.phase === 'playing' && !video.paused && !document.hidden && now - this.#movedS > WEBRTC_STALL_S) {
       this.#dry();
       // Is it the end?
       this.#pollSoon(0);

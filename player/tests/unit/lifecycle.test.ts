@@ -45,6 +45,13 @@ describe('the life of a viewer’s page', () => {
     expect(life.report(live(SECOND), 60)).toBe('load');
   });
 
+  it('ends at once where nothing is left to play', () => {
+    playing().signal({ kind: 'starved' }, 20);
+    expect(life.report(off, 20.2)).toBe('none');
+    expect(life.report({ ...off, drained: true }, 20.3)).toBe('unload');
+    expect(life.phase).toBe('ended');
+  });
+
   it('changes over when the broadcast was replaced after a cut', () => {
     expect(playing().report(live(SECOND), 60)).toBe('load');
     expect(life.since).toBe(SECOND);
