@@ -12,6 +12,7 @@
 //! | `events` | tells it what happens | D1, and a Durable Object by webhook name |
 //! | `directory` | streams, keys and broadcasts; what the isolate remembers of them | D1 |
 //! | `guard` | who may come at all, and how often | the isolate's memory |
+//! | `whep` | WebRTC signaling, asked of the broadcast's object | variable `ICE_SERVERS` |
 //! | `media` | objects | R2 binding, or any S3 origin over HTTP |
 //! | `segment` | DASH segments, part by part | |
 //!
@@ -45,6 +46,7 @@ mod stream;
 mod streams;
 mod watch;
 mod webhooks;
+mod whep;
 
 use answer::{answer, json, problem};
 use watch::Viewer;
@@ -69,6 +71,7 @@ mod binding {
     pub(super) const WEBHOOK_SECRETS: &str = "WEBHOOK_SECRETS";
     pub(super) const ADDRESS_RULES: &str = "ADDRESS_RULES";
     pub(super) const RATES: &str = "RATES";
+    pub(super) const ICE_SERVERS: &str = "ICE_SERVERS";
     pub(super) const EMBED_ORIGINS: &str = "EMBED_ORIGINS";
     pub(super) const INSTALLATION: &str = "INSTALLATION";
 }
@@ -300,6 +303,9 @@ async fn public(route: &Route, request: Request, env: Env, context: Context) -> 
         }
         Route::Multivariant(name) | Route::Dash(name) => {
             watch::enter(route, name, &request, &env, &context).await
+        }
+        Route::Whep(_) | Route::WhepPatch(_) | Route::WhepLeave(_) => {
+            whep::signal(route, request, &env, &context).await
         }
         Route::Media(address, directives) => {
             let viewer = match viewer(address, &request, &env, &context).await? {

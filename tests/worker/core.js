@@ -2,6 +2,9 @@
 import { createHmac, randomBytes } from "node:crypto";
 import WebSocket from "ws";
 
+/** What it answers to an offer. */
+export const ANSWER = "v=0\r\no=- 1 1 IN IP4 0.0.0.0\r\ns=-\r\nt=0 0\r\na=ice-ufrag:ours\r\n";
+
 const ALPHABET = "abcdefghijklmnopqrstuvwxyz234567";
 
 /** Lower-case base32 without padding of `count` random bytes (or of the bytes given). */
@@ -58,6 +61,8 @@ export async function internal(edge, secret, method, path, body, headers = {}) {
 export class Core {
   /** Whose token it publishes with: what its admission said. */
   publisher;
+  /** What it answers to signals: one outcome each, or `null` for none; when there are none left, as a good box does. */
+  outcomes = [];
 
   /**
    * `origin` is where objects are put instead of through the edge; `skewMs` is how far the box's clock is ahead.
@@ -109,8 +114,9 @@ export class Core {
       socket.on("close", (code, reason) => reject(new Error(`the link was closed: ${code} ${reason}`)));
       socket.on("message", (text) => {
         const message = JSON.parse(text);
-        this.received.push(message);
+        this.received.push({ ...message, at: performance.now() });
         for (const waiter of this.waiters ?? []) waiter();
+        if (message.type === "signal") this.signaled(message);
         if (message.type === "welcome") resolve(message);
         if (message.type === "refused") reject(new Error(message.reason));
       });
@@ -153,6 +159,27 @@ export class Core {
 
   heartbeat(clock = Date.now() + this.skewMs) {
     this.socket.send(JSON.stringify({ seq: 0, type: "heartbeat", clock_unix_ms: clock, publisher: this.publisher }));
+  }
+
+  /** Something outside the order of the link. */
+  say(message) {
+    this.socket.send(JSON.stringify({ seq: 0, ...message }));
+  }
+
+  signaled({ request, signal }) {
+    const usual = { offer: { outcome: "answer", sdp: ANSWER }, patch: { outcome: "patched" }, leave: { outcome: "left" } }[signal];
+    const outcome = this.outcomes.length > 0 ? this.outcomes.shift() : usual;
+    if (outcome) this.say({ type: "signaled", request, ...outcome });
+  }
+
+  /** The viewers that offered. */
+  offered() {
+    return this.received.filter(({ type, signal }) => type === "signal" && signal === "offer").map(({ viewer }) => viewer);
+  }
+
+  /** Waits until it is told that a session has ended. */
+  ended(viewer, timeoutMs) {
+    return this.until(({ type, sessions }) => type === "end" && sessions.includes(viewer.session.id), timeoutMs);
   }
 
   async store(key, bytes) {

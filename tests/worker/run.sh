@@ -11,4 +11,4 @@ nodejs
 player_build
 cd "$root/tests/worker"
 # The first waits for most of its minute; the others run meanwhile.
-exec node --test --test-concurrency=2 leaves.test.js worker.test.js origin.test.js tokens.test.js sessions.test.js webhooks.test.js streams.test.js guards.test.js matrix.test.js events.test.js
+exec node --test --test-concurrency=2 leaves.test.js worker.test.js origin.test.js tokens.test.js sessions.test.js webhooks.test.js streams.test.js guards.test.js matrix.test.js events.test.js whep.test.js

@@ -10,31 +10,43 @@ use std::{
     cell::{Cell, RefCell},
     collections::VecDeque,
     rc::Rc,
+    time::Duration,
 };
 
+use futures::{
+    StreamExt, TryStreamExt,
+    channel::oneshot,
+    future::{self, Either},
+};
 use http::StatusCode;
 use protocol::{
     internal::{Open, OpenAnswer},
-    link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore},
+    link::{CloseReason, MAX_MESSAGE_BYTES, Numbered, ToCore, ToEdge},
     link_auth,
     names::{BroadcastId, StreamName},
-    token::{Credential, Refusal},
+    session::Session,
+    signaling::{ANSWER_S, Outcome, Signal, Viewer},
+    token::{Credential, Refusal, Tag},
 };
 use wasm_bindgen::JsValue;
 use worker::{
-    DurableObject, Env, Error, Headers, Request, Response, ResponseBuilder, Result, State, Storage,
-    WebSocket, WebSocketIncomingMessage, WebSocketPair, durable_object,
+    Delay, DurableObject, Env, Error, Headers, Request, Response, ResponseBuilder, Result, State,
+    Storage, WebSocket, WebSocketIncomingMessage, WebSocketPair, durable_object,
 };
 
 use super::{
     access,
     answer::{self, problem},
-    binding, directory, events, now_unix_ms, stream, watch, webhooks,
+    binding, directory, events, now_unix_ms, stream,
+    watch::{self, Seen},
+    webhooks,
+    whep::{Asked, Told, Why},
 };
 use crate::{
     api::OnAir,
     live::{Applied, Broadcast},
     routes::{Caching, Problem},
+    signaling::{self, desk::Desk},
     webhooks::{On, event},
 };
 
@@ -46,6 +58,8 @@ pub(super) const ID_HEADER: &str = "x-ghost-live-broadcast";
 pub(super) const FEED: &str = "feed";
 /// Address of the question whether the broadcast can go on.
 pub(super) const RESUME: &str = "resume";
+/// Address of what viewers by WebRTC ask.
+pub(super) const SIGNAL: &str = "signal";
 /// Address that ends a broadcast, because its stream has a newer one.
 pub(super) const SUPERSEDE: &str = "supersede";
 
@@ -111,6 +125,10 @@ struct Object {
     revoked: Cell<i64>,
     /// Whose token the publisher had when that was last compared with what was taken back.
     checked: RefCell<Option<Credential>>,
+    /// Who watches by WebRTC, and who waits for an answer.
+    desk: RefCell<Desk<oneshot::Sender<Outcome>>>,
+    /// The link, while there is one.
+    link: RefCell<Option<WebSocket>>,
 }
 
 impl DurableObject for BroadcastObject {
@@ -129,9 +147,18 @@ impl DurableObject for BroadcastObject {
             soon: Cell::default(),
             revoked: Cell::default(),
             checked: RefCell::default(),
+            // Beyond what this object asked before it slept, and exact in JavaScript.
+            desk: RefCell::new(Desk::new(
+                now_unix_ms().unsigned_abs().saturating_mul(1_024),
+            )),
+            link: RefCell::default(),
         });
         // Sockets outlive a sleep: then the link was never gone.
-        let linked = !state.get_websockets_with_tag(LINK).is_empty();
+        let link = state.get_websockets_with_tag(LINK).into_iter().next_back();
+        let linked = link.is_some();
+        if let Some(link) = link {
+            object.linked(link);
+        }
         let loading = Rc::clone(&object);
         let _gate = state.block_concurrency_while(async move { loading.load(linked).await });
         Self { state, object }
@@ -143,6 +170,7 @@ impl DurableObject for BroadcastObject {
             FEED => self.accept_leaf(),
             RESUME => self.resume().await,
             SUPERSEDE => self.supersede().await,
+            SIGNAL => self.signal(request).await,
             path => match path.strip_prefix(REVOKED).and_then(|id| id.parse().ok()) {
                 Some(id) => self.revoked(id).await,
                 None => problem(None, &Problem::not_found()),
@@ -232,6 +260,7 @@ impl BroadcastObject {
         self.state.accept_websocket_with_tags(&server, &[LINK, &id]);
         let mut live = self.object.live.borrow_mut();
         self.object.heard_unix_ms.set(now_unix_ms());
+        self.object.linked(server.clone());
         match live.as_mut() {
             Some(live) if live.ended().is_some() => {
                 // What was applied is applied: a box that only wants its last acknowledgement gets it with the welcome.
@@ -306,6 +335,12 @@ impl BroadcastObject {
         self.tell_leaves(&format!("{}{known}", feed::REVOKED));
         self.object.checked.replace(None);
         self.check_publisher().await?;
+        if self.object.desk.borrow().viewers().next().is_some() {
+            // Whether a token is needed may be what has changed.
+            directory::read(&self.object.env).await?;
+            self.object.learn().await?;
+            self.object.end_viewers().await?;
+        }
         Response::empty()
     }
 
@@ -338,6 +373,64 @@ impl BroadcastObject {
             refuse(&link, &refusal.to_string())?;
         }
         self.end(CloseReason::Stopped).await
+    }
+
+    /// A viewer by WebRTC asks something.
+    async fn signal(&self, mut request: Request) -> Result<Response> {
+        let asked: Asked = request.json().await?;
+        let told = match self.object.asked(asked).await? {
+            Ok(told) => told,
+            Err(found) => Told::Refused(Why::of(&found)),
+        };
+        answer::json(None, StatusCode::OK, Caching::Never, &told)
+    }
+
+    /// What media-core says of viewers. True when that is what it was.
+    fn hear(&self, link: &WebSocket, message: &ToEdge) -> bool {
+        let object = &self.object;
+        let now = now_unix_ms();
+        let heard = match message {
+            ToEdge::Signaled { request, outcome } => {
+                object.answered(*request, outcome.clone(), now);
+                return true;
+            }
+            ToEdge::Gone { sessions } => {
+                let gone = object.desk.borrow_mut().gone(sessions);
+                self.behind("a viewer's place could not be freed", async move |object| {
+                    object.free(&gone).await
+                });
+                return true;
+            }
+            ToEdge::Watching { viewers } => {
+                (object.desk.borrow_mut()).watching(viewers.clone(), now)
+            }
+            ToEdge::StillWatching { sessions } => object.desk.borrow_mut().still(sessions, now),
+            _ => return false,
+        };
+        object.say();
+        if heard.forgotten {
+            // It slept, and its link did not: the next one begins with who watches.
+            link.close(Some(4003), Some("say who watches")).ok();
+        }
+        if !heard.watching.is_empty() {
+            self.behind("viewers could not be counted", async move |object| {
+                object.seen(heard.watching).await
+            });
+        }
+        true
+    }
+
+    /// Does something while the object goes on.
+    fn behind<F>(&self, failed: &'static str, work: impl FnOnce(Rc<Object>) -> F + 'static)
+    where
+        F: Future<Output = Result<()>> + 'static,
+    {
+        let object = Rc::clone(&self.object);
+        self.state.wait_until(async move {
+            if let Err(error) = work(object).await {
+                worker::console_warn!("{failed}: {error}");
+            }
+        });
     }
 
     async fn supersede(&self) -> Result<Response> {
@@ -399,6 +492,9 @@ impl BroadcastObject {
         };
         let waits = (self.object.live.borrow().as_ref())
             .is_some_and(|live| live.needs_store_before(&numbered.message));
+        if self.hear(link, &numbered.message) {
+            return Ok(Ok(()));
+        }
         if waits {
             self.object.store().await?;
         }
@@ -435,6 +531,9 @@ impl BroadcastObject {
             // It may have been taken back between its admission and its first word here.
             if let Err(error) = self.check_publisher().await {
                 worker::console_warn!("a publisher could not be checked: {error}");
+            }
+            if let Err(error) = self.object.end_viewers().await {
+                worker::console_warn!("viewers could not be checked: {error}");
             }
         }
         // First whom it wakes, then the storage.
@@ -529,8 +628,11 @@ impl BroadcastObject {
             .get_websockets_with_tag(LINK)
             .iter()
             .any(|link| link != gone);
-        if !another && let Some(live) = self.object.live.borrow_mut().as_mut() {
-            live.link_gone(now_unix_ms());
+        if !another {
+            self.object.unlinked();
+            if let Some(live) = self.object.live.borrow_mut().as_mut() {
+                live.link_gone(now_unix_ms());
+            }
         }
         Ok(())
     }
@@ -543,6 +645,7 @@ impl BroadcastObject {
             for link in &links {
                 link.close(Some(4001), Some("the link is silent")).ok();
             }
+            self.object.unlinked();
             if let Some(live) = self.object.live.borrow_mut().as_mut() {
                 live.link_gone(now);
             }
@@ -583,6 +686,237 @@ impl BroadcastObject {
             (false, false) => ALARM_MS,
         };
         self.object.storage.set_alarm(later).await
+    }
+}
+
+/// WebRTC signaling.
+impl Object {
+    fn linked(&self, link: WebSocket) {
+        self.link.replace(Some(link));
+        self.desk.borrow_mut().linked(now_unix_ms());
+    }
+
+    fn unlinked(&self) {
+        self.link.replace(None);
+        self.desk.borrow_mut().unlinked(now_unix_ms());
+    }
+
+    /// Says down the link what is to be said.
+    fn say(&self) {
+        let link = self.link.borrow();
+        let Some(link) = link.as_ref() else {
+            return;
+        };
+        loop {
+            let next = self.desk.borrow_mut().next_said();
+            // One that cannot be told is gone, and its end will be heard.
+            match next {
+                Some(message) => drop(send(link, &message)),
+                None => return,
+            }
+        }
+    }
+
+    /// Asks media-core for a viewer, and waits for its answer.
+    async fn asked(&self, asked: Asked) -> Result<std::result::Result<Told, Problem>> {
+        let on_air = (self.live.borrow().as_ref()).is_some_and(|live| live.ended().is_none());
+        if !on_air {
+            return Ok(Err(Problem::off_air()));
+        }
+        let now = now_unix_ms();
+        let (session, signal) = match asked {
+            Asked::May => return Ok(self.desk.borrow().may_ask().map(|()| Told::Done)),
+            Asked::Ended { session } => {
+                self.desk.borrow_mut().end_if_known(session.id, now);
+                self.say();
+                return Ok(Ok(Told::Done));
+            }
+            Asked::Offer { viewer, sdp } => {
+                let session = viewer.session.clone();
+                (session, Signal::Offer { viewer, sdp })
+            }
+            Asked::Patch {
+                session,
+                body,
+                if_match,
+            } => {
+                let id = session.id;
+                let known = self.desk.borrow().known(&id).cloned();
+                let read = signaling::patch(body.as_bytes(), if_match.as_deref(), known.as_ref());
+                let fragment = match read {
+                    Ok(fragment) => fragment,
+                    Err(found) => return Ok(Err(found)),
+                };
+                let signal = Signal::Patch {
+                    session: id,
+                    fragment,
+                };
+                (*session, signal)
+            }
+            Asked::Leave { session } => {
+                let signal = Signal::Leave {
+                    session: session.id,
+                };
+                (*session, signal)
+            }
+        };
+        // Whoever let it in may not have heard of what this object was told of.
+        self.learn().await?;
+        if let Err(found) = self.may_stay(&session) {
+            return Ok(Err(found));
+        }
+        let leaves = matches!(signal, Signal::Leave { .. });
+        let answered = self.answer(signal).await;
+        if leaves && answered.is_err() {
+            self.desk.borrow_mut().end([session.id], now_unix_ms());
+            self.say();
+            return Ok(Ok(Told::Done));
+        }
+        Ok(answered.map(Told::Outcome))
+    }
+
+    async fn answer(&self, signal: Signal) -> std::result::Result<Outcome, Problem> {
+        let (waiter, answered) = oneshot::channel();
+        let request = (self.desk.borrow_mut()).ask(signal, waiter, now_unix_ms())?;
+        self.say();
+        let late = Delay::from(Duration::from_secs(ANSWER_S));
+        match future::select(answered, late).await {
+            Either::Left((Ok(outcome), _)) => Ok(outcome),
+            // The link is gone, and what was asked with it.
+            Either::Left((Err(_), _)) => Err(Problem::unlinked()),
+            Either::Right(_) => {
+                self.desk.borrow_mut().give_up(request, now_unix_ms());
+                self.say();
+                Err(Problem::no_answer())
+            }
+        }
+    }
+
+    fn answered(&self, request: u64, outcome: Outcome, now: i64) {
+        let begins = matches!(outcome, Outcome::Answer { .. });
+        let asked = (self.desk.borrow_mut()).answered(request, &outcome, now);
+        if let Some((waiter, id)) = asked
+            && waiter.send(outcome).is_err()
+            && begins
+        {
+            // Whoever offered is gone.
+            self.desk.borrow_mut().end([id], now);
+            self.say();
+        }
+    }
+
+    fn stream(&self) -> Option<StreamName> {
+        (self.live.borrow().as_ref()).map(|live| live.stream().clone())
+    }
+
+    /// Takes in what was taken back and this object was told of.
+    async fn learn(&self) -> Result<()> {
+        if self.revoked.get() > watch::revoked_id() {
+            watch::revoked_now(&self.env).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether a session that is played by WebRTC may go on.
+    fn may_stay(&self, session: &Session) -> std::result::Result<(), Problem> {
+        let stream = self.stream().ok_or_else(Problem::off_air)?;
+        if session.is_anonymous() && directory::needs_token(&stream) {
+            return Err(Problem::token_needed());
+        }
+        let still = match access::access(&self.env) {
+            Ok(Some(access)) => {
+                access.still_watches(session, &stream, &watch::revoked(), now_unix_ms())
+            }
+            _ => Err(Refusal::Key),
+        };
+        still.map_err(|refusal| Problem::token(&refusal))
+    }
+
+    /// Ends who watches by WebRTC, and may not any more.
+    async fn end_viewers(&self) -> Result<()> {
+        let out: Vec<Session> = {
+            let desk = self.desk.borrow();
+            let sessions = desk.viewers().map(|viewer| &viewer.session);
+            let out = sessions.filter(|session| self.may_stay(session).is_err());
+            out.cloned().collect()
+        };
+        if out.is_empty() {
+            return Ok(());
+        }
+        let ids = out.iter().map(|session| session.id);
+        self.desk.borrow_mut().end(ids, now_unix_ms());
+        self.say();
+        self.free(&out).await
+    }
+
+    /// The places of these are others'.
+    async fn free(&self, sessions: &[Session]) -> Result<()> {
+        let Some(stream) = self.stream().filter(|_| !sessions.is_empty()) else {
+            return Ok(());
+        };
+        let ids: Vec<Tag> = sessions.iter().map(|session| session.id).collect();
+        let ids = serde_json::to_string(&ids)?;
+        stream::question(&self.env, &stream, stream::GONE, ids).await?;
+        let devices = sessions.iter().filter(|session| session.max.is_some());
+        let freed = devices.map(|session| {
+            let (token, id) = (&session.holder.token, session.id.to_string());
+            stream::question_of_token(&self.env, token, &stream, stream::LEFT, id)
+        });
+        let freed = futures::stream::iter(freed).buffer_unordered(watch::TOLD_AT_ONCE);
+        freed.try_for_each(|_| future::ready(Ok(()))).await
+    }
+
+    /// These watch: counts them, and ends those that may not, or have no place any more.
+    async fn seen(&self, viewers: Vec<Viewer>) -> Result<()> {
+        let Some(stream) = self.stream() else {
+            return Ok(());
+        };
+        self.learn().await?;
+        if directory::newest(&stream).is_none() {
+            directory::read(&self.env).await?;
+        }
+        let most = directory::max_viewers(&stream);
+        let (stay, out): (Vec<_>, Vec<_>) =
+            (viewers.into_iter()).partition(|viewer| self.may_stay(&viewer.session).is_ok());
+        let mut out: Vec<Session> = out.into_iter().map(|viewer| viewer.session).collect();
+        // A token that is for so many devices counts them in one object, wherever they watch.
+        let devices = stay.iter().filter(|viewer| viewer.session.max.is_some());
+        let asked = devices.map(|Viewer { session, address }| {
+            let seen = Seen {
+                session: session.clone(),
+                about: None,
+                most,
+                address: *address,
+            };
+            let (env, stream) = (&self.env, &stream);
+            async move {
+                let (token, body) = (&session.holder.token, serde_json::to_string(&seen)?);
+                let asked = stream::question_of_token(env, token, stream, stream::DEVICE, body);
+                let refused = asked.await?.status_code() == StatusCode::FORBIDDEN.as_u16();
+                Ok::<_, Error>(refused.then_some(session.id))
+            }
+        });
+        let asked = futures::stream::iter(asked).buffer_unordered(watch::TOLD_AT_ONCE);
+        let mut refused: Vec<Tag> = asked
+            .try_filter_map(|id| future::ready(Ok(id)))
+            .try_collect()
+            .await?;
+        let (no_device, viewers): (Vec<_>, Vec<_>) =
+            (stay.into_iter()).partition(|viewer| refused.contains(&viewer.session.id));
+        out.extend(no_device.into_iter().map(|viewer| viewer.session));
+        let sessions: Vec<Session> = viewers.iter().map(|one| one.session.clone()).collect();
+        let body = serde_json::to_string(&stream::Watching { viewers, most })?;
+        let mut given = stream::question(&self.env, &stream, stream::WATCHING, body).await?;
+        refused = given.json().await?;
+        let no_place = sessions.into_iter().filter(|one| refused.contains(&one.id));
+        out.extend(no_place);
+        if out.is_empty() {
+            return Ok(());
+        }
+        let ids = out.iter().map(|session| session.id);
+        self.desk.borrow_mut().end(ids, now_unix_ms());
+        self.say();
+        self.free(&out).await
     }
 }
 

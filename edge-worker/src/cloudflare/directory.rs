@@ -276,6 +276,16 @@ pub(super) async fn stream(
     find(env, context, |known| known.streams.get(name).cloned()).await
 }
 
+/// The running broadcast of a stream, as far as it is known here, else its last one.
+pub(super) fn newest(name: &StreamName) -> Option<BroadcastId> {
+    KNOWN.with_borrow(|known| known.streams.get(name)?.newest().cloned())
+}
+
+/// How many may watch a stream, as far as it is known here.
+pub(super) fn max_viewers(name: &StreamName) -> Option<u32> {
+    KNOWN.with_borrow(|known| known.streams.get(name)?.limits.max_viewers)
+}
+
 /// Whether a stream is known here to need a token to watch.
 pub(super) fn needs_token(name: &StreamName) -> bool {
     KNOWN.with_borrow(|known| {
@@ -738,6 +748,9 @@ pub(super) async fn configure(
     }
     if let Some(remembered) = configured.remembered() {
         change(env, &sql::configure_stream(name, &configured, &remembered)).await?;
+    }
+    if configured.visibility.is_some() {
+        watch::tell(env, &name.clone().into()).await?;
     }
     nothing(Some(route))
 }

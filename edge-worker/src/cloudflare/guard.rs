@@ -30,7 +30,7 @@ thread_local! {
     static GUARDS: RefCell<Option<Rc<Guards>>> = const { RefCell::new(None) };
 }
 
-fn variable<T: DeserializeOwned + Default>(env: &Env, name: &str) -> Result<T> {
+pub(super) fn variable<T: DeserializeOwned + Default>(env: &Env, name: &str) -> Result<T> {
     match text(env, name) {
         Some(text) => {
             serde_json::from_str(&text).map_err(|error| format!("{name}: {error}").into())

@@ -8,7 +8,8 @@ use std::{
 use http::StatusCode;
 use protocol::{
     internal::{Open, OpenAnswer},
-    names::{BroadcastId, StreamName},
+    names::{BroadcastId, Protocol, StreamName},
+    signaling::Viewer,
     token::Tag,
 };
 use serde::{Deserialize, Serialize};
@@ -29,7 +30,7 @@ use crate::{
     audience::{Audience, Beacon, MAX_BEACON_BYTES},
     directory::{Refusal, sql},
     routes::{Caching, Problem, Route},
-    sessions::Sessions,
+    sessions::{About, Sessions},
 };
 
 /// A session asks for something, or begins.
@@ -38,6 +39,10 @@ pub(super) const SEEN: &str = "seen";
 pub(super) const DEVICE: &str = "device";
 /// A session is over.
 pub(super) const LEFT: &str = "left";
+/// These watch by WebRTC: answered with those that have no place.
+pub(super) const WATCHING: &str = "watching";
+/// These watch by WebRTC no more.
+pub(super) const GONE: &str = "gone";
 /// Who watches with a token.
 pub(super) const SESSIONS: &str = "sessions";
 /// How many watched at the most since this was asked last.
@@ -170,6 +175,13 @@ async fn ask(
         .await
 }
 
+/// Who watches a stream by WebRTC, and how many may watch it.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Watching {
+    pub(super) viewers: Vec<Viewer>,
+    pub(super) most: Option<u32>,
+}
+
 #[durable_object]
 pub struct StreamObject {
     state: State,
@@ -295,6 +307,33 @@ impl DurableObject for StreamObject {
             "/left" => {
                 if let Ok(id) = request.text().await?.parse() {
                     self.viewers.sessions.borrow_mut().left(&id);
+                }
+                nothing(None)
+            }
+            "/watching" => {
+                let Watching { viewers, most } = request.json().await?;
+                self.viewers.stream.replace(Some(stream));
+                let now = now_unix_ms();
+                let mut out = Vec::new();
+                for Viewer { session, address } in viewers {
+                    let mut sessions = self.viewers.sessions.borrow_mut();
+                    // Of one that was let in long ago nothing else is known.
+                    let about = (!sessions.is_active(&session, now)).then_some(About {
+                        subject: None,
+                        jti: None,
+                        protocol: Protocol::Whep,
+                    });
+                    if sessions.seen(&session, about, most, address, now).is_err() {
+                        out.push(session.id);
+                    }
+                }
+                self.say().await?;
+                json(None, StatusCode::OK, Caching::Never, &out)
+            }
+            "/gone" => {
+                let gone: Vec<Tag> = request.json().await?;
+                for id in &gone {
+                    self.viewers.sessions.borrow_mut().left(id);
                 }
                 nothing(None)
             }

@@ -143,6 +143,10 @@ async fn changed(
         return Ok(Err(Problem::studio_limits()));
     }
     directory::change_all(env, &[sql::change_stream(name, &change)]).await?;
+    if change.visibility.is_some() {
+        // Who watches by WebRTC without a token is out when one is needed, and asks for nothing by which it would be heard.
+        watch::tell(env, &name.clone().into()).await?;
+    }
     let read = directory::read(env).await?;
     let seen = read
         .stream(name)

@@ -20,7 +20,7 @@ use worker::{Context, Env, Request, Response, Result};
 use super::{
     access::access,
     answer::{answer, json, nothing, problem},
-    broadcast, directory, guard, leaf, now_unix_ms, random, stream,
+    broadcast, directory, guard, leaf, now_unix_ms, random, stream, whep,
 };
 use crate::{
     access::{Link, MAX_LINKS, NotMinted, TakeBack, WantedLink},
@@ -42,7 +42,7 @@ const MAX_SEEN: usize = 20_000;
 /// Broadcasts of which an isolate remembers when it asked a leaf.
 const MAX_HEARD: usize = 1_000;
 /// Broadcasts that are told of a revocation side by side.
-const TOLD_AT_ONCE: usize = 32;
+pub(super) const TOLD_AT_ONCE: usize = 32;
 /// What a leaf said of revocations is taken for so long, milliseconds: less than a part.
 const HEARD_MS: i64 = 250;
 
@@ -149,6 +149,43 @@ pub(super) async fn viewer(
             Ok(Viewer::Anybody)
         });
     }
+    let (address, session) = match read(env, stream, &known, session, request)? {
+        Ok(read) => read,
+        Err(found) => return Ok(Err(found)),
+    };
+    let seen = Seen {
+        session,
+        about: None,
+        most: known.limits().max_viewers,
+        address,
+    };
+    if let Err(found) = say_seen(env, context, stream, &seen).await? {
+        return Ok(Err(found));
+    }
+    Ok(Ok(Viewer::Session(Box::new(seen))))
+}
+
+/// The session of an address, if it may go on, without taking a place for it.
+pub(super) async fn session(
+    env: &Env,
+    context: &Context,
+    stream: &StreamName,
+    session: &routes::Session,
+    request: &Request,
+) -> Result<std::result::Result<(IpAddr, Session), Problem>> {
+    match directory::stream(env, context, stream).await? {
+        Some(known) => read(env, stream, &known, session, request),
+        None => Ok(Err(Problem::no_stream())),
+    }
+}
+
+fn read(
+    env: &Env,
+    stream: &StreamName,
+    known: &directory::KnownStream,
+    session: &routes::Session,
+    request: &Request,
+) -> Result<std::result::Result<(IpAddr, Session), Problem>> {
     let Some(access) = access(env)? else {
         return Ok(Err(Problem::token(&Refusal::Key)));
     };
@@ -162,16 +199,7 @@ pub(super) async fn viewer(
     if session.is_anonymous() && known.visibility().needs_token() {
         return Ok(Err(Problem::token_needed()));
     }
-    let seen = Seen {
-        session,
-        about: None,
-        most: known.limits().max_viewers,
-        address,
-    };
-    if let Err(found) = say_seen(env, context, stream, &seen).await? {
-        return Ok(Err(found));
-    }
-    Ok(Ok(Viewer::Session(Box::new(seen))))
+    Ok(Ok((address, session)))
 }
 
 /// Whether somebody who was let in may have the answer that a leaf gave.
@@ -326,15 +354,26 @@ pub(super) async fn left(
     };
     let address = guard::client(request)?.address;
     if let Ok(session) = access.session(session, stream, address, &revoked(), now_unix_ms()) {
-        SEEN.with_borrow_mut(|all| all.remove(&session.id));
-        let id = session.id.to_string();
-        if session.max.is_some() {
-            let token = &session.holder.token;
-            stream::question_of_token(env, token, stream, stream::LEFT, id.clone()).await?;
+        free(env, stream, &session).await?;
+        // It may have been played by WebRTC, which goes on until it is told.
+        if let Some(broadcast) = directory::newest(stream) {
+            whep::ended(env, &broadcast, session).await?;
         }
-        stream::question(env, stream, stream::LEFT, id).await?;
     }
     Ok(())
+}
+
+/// A session is over: its place is another's.
+pub(super) async fn free(env: &Env, stream: &StreamName, session: &Session) -> Result<()> {
+    SEEN.with_borrow_mut(|all| all.remove(&session.id));
+    let id = session.id.to_string();
+    if session.max.is_some() {
+        let token = &session.holder.token;
+        stream::question_of_token(env, token, stream, stream::LEFT, id.clone()).await?;
+    }
+    stream::question(env, stream, stream::LEFT, id)
+        .await
+        .map(drop)
 }
 
 /// A multivariant playlist or an MPD, with a session for whoever comes with a token.
@@ -353,38 +392,14 @@ pub(super) async fn enter(
         Ok(pass) => pass,
         Err(found) => return problem(Some(route), &found),
     };
-    let client = guard::client(request)?;
-    let address = client.address;
-    let token = pass.as_ref().and_then(Pass::token).map(str::to_owned);
-    let mut begins = None;
-    let mut goes_on = None;
-    match pass {
-        None if known.visibility().needs_token() => {
-            return problem(Some(route), &Problem::token_needed());
-        }
-        None if needs_session(env, name, &known)? => {
-            begins = Some((Session::anonymous(random()?, now_unix_ms()), None));
-        }
-        None => {}
-        Some(Pass::Session(session)) => {
-            match viewer(env, context, name, &session, request).await? {
-                Err(found) => return problem(Some(route), &found),
-                Ok(Viewer::Anybody) => {}
-                Ok(viewer) => goes_on = Some((session, viewer)),
-            }
-        }
-        Some(Pass::Token(token)) => match begin(env, name, &token, address).await? {
-            Ok((grant, session)) => begins = Some((session, Some(grant.claims().clone()))),
-            Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
-        },
-    }
-    if begins.is_some() {
-        let guards = guard::guards(env)?;
-        let begun = (guards.guard).begins(client, token.as_deref(), guard::now());
-        if let Err(found) = begun {
-            return problem(Some(route), &found);
-        }
-    }
+    let needed = needs_session(env, name, &known)?;
+    let (begins, goes_on) = match entry(env, context, name, &known, pass, needed, request).await? {
+        Ok(Entry::Anybody) => (None, None),
+        Ok(Entry::Begins(session, claims)) => (Some((session, claims)), None),
+        Ok(Entry::GoesOn(session, seen)) => (None, Some((session, Viewer::Session(seen)))),
+        Err(found) => return problem(Some(route), &found),
+    };
+    let address = guard::client(request)?.address;
     let Some(broadcast) = known.newest() else {
         return problem(Some(route), &Problem::not_live());
     };
@@ -401,62 +416,23 @@ pub(super) async fn enter(
         _ => (Protocol::Hls, playlist::HLS_TYPE),
     };
     let (session, viewer) = match (begins, goes_on) {
-        (Some((mut session, claims)), _) => {
-            let Some(access) = access(env)? else {
-                return problem(Some(route), &Problem::no_token_keys());
-            };
-            let ask = webhooks::Ask::watch(name, protocol, address, claims.clone());
-            let allowed = match super::webhooks::ask(env, &ask).await? {
-                Ok(allowed) => allowed,
-                Err(denied) => return problem(Some(route), &Problem::denied(denied.to_string())),
-            };
-            if let Some(ends) = allowed.ends_unix_ms {
-                session.ends_unix_ms = session.ends_unix_ms.min(ends);
+        (Some((session, claims)), _) => {
+            match begun(env, context, name, *session, claims, protocol, address).await? {
+                Err(found) => return problem(Some(route), &found),
+                Ok(Begun::Here(text, seen)) => (text, Viewer::Session(seen)),
+                Ok(Begun::Elsewhere(stream, text)) => {
+                    let location = routes::elsewhere(route, &stream, &text);
+                    let sent = answer(
+                        Some(route),
+                        StatusCode::TEMPORARY_REDIRECT,
+                        Caching::Never,
+                        None,
+                        Vec::new(),
+                    )?;
+                    sent.headers().set("location", &location)?;
+                    return Ok(sent);
+                }
             }
-            let Some(watched) = directory::stream(env, context, &allowed.stream).await? else {
-                return problem(Some(route), &Problem::no_stream());
-            };
-            // A webhook may send somebody elsewhere, but not past a token that is needed there and that theirs is not.
-            let covered = claims
-                .as_ref()
-                .is_some_and(|claims| claims.stream.covers(&allowed.stream));
-            if watched.visibility().needs_token() && !covered {
-                return problem(Some(route), &Problem::token_needed());
-            }
-            let all = directory::known(env, context).await?;
-            if let Err(full) = all.may_watch(&*directory::tenants(env)?, &allowed.stream) {
-                return problem(Some(route), &Problem::full(full.to_string()));
-            }
-            let seen = Seen {
-                about: Some(About {
-                    subject: claims.as_ref().map(|claims| claims.sub.clone()),
-                    jti: claims.map(|claims| claims.jti),
-                    protocol,
-                }),
-                session,
-                most: watched.limits().max_viewers,
-                address,
-            };
-            if let Err(found) = say_seen(env, context, &allowed.stream, &seen).await? {
-                return problem(Some(route), &found);
-            }
-            let text = match access.sign_session(&allowed.stream, &seen.session) {
-                Ok(text) => text,
-                Err(refusal) => return problem(Some(route), &Problem::token(&refusal)),
-            };
-            if allowed.stream != *name {
-                let location = routes::elsewhere(route, &allowed.stream, &text);
-                let sent = answer(
-                    Some(route),
-                    StatusCode::TEMPORARY_REDIRECT,
-                    Caching::Never,
-                    None,
-                    Vec::new(),
-                )?;
-                sent.headers().set("location", &location)?;
-                return Ok(sent);
-            }
-            (text, Viewer::Session(Box::new(seen)))
         }
         (None, Some((session, viewer))) => (session.as_str().to_owned(), viewer),
         (None, None) => return without_revoked(given),
@@ -472,6 +448,123 @@ pub(super) async fn enter(
         Some(kind),
         body.into_bytes(),
     )
+}
+
+/// How somebody comes in where playing begins.
+pub(super) enum Entry {
+    /// Without a session.
+    Anybody,
+    /// With a new one, and what their token says where they have one.
+    Begins(Box<Session>, Option<Claims>),
+    /// With the one that they have.
+    GoesOn(routes::Session, Box<Seen>),
+}
+
+/// Looks at what a request shows where playing begins; `needed` where whoever comes without a token has a session too.
+pub(super) async fn entry(
+    env: &Env,
+    context: &Context,
+    name: &StreamName,
+    known: &directory::KnownStream,
+    pass: Option<Pass>,
+    needed: bool,
+    request: &Request,
+) -> Result<std::result::Result<Entry, Problem>> {
+    let client = guard::client(request)?;
+    let token = pass.as_ref().and_then(Pass::token).map(str::to_owned);
+    let entry = match pass {
+        None if known.visibility().needs_token() => return Ok(Err(Problem::token_needed())),
+        None if needed => {
+            let session = Session::anonymous(random()?, now_unix_ms());
+            Entry::Begins(Box::new(session), None)
+        }
+        None => Entry::Anybody,
+        Some(Pass::Session(session)) => {
+            match viewer(env, context, name, &session, request).await? {
+                Err(found) => return Ok(Err(found)),
+                Ok(Viewer::Anybody) => Entry::Anybody,
+                Ok(Viewer::Session(seen)) => Entry::GoesOn(session, seen),
+            }
+        }
+        Some(Pass::Token(token)) => match begin(env, name, &token, client.address).await? {
+            Ok((grant, session)) => Entry::Begins(Box::new(session), Some(grant.claims().clone())),
+            Err(refusal) => return Ok(Err(Problem::token(&refusal))),
+        },
+    };
+    if let Entry::Begins(..) = entry {
+        let guards = guard::guards(env)?;
+        let begins = (guards.guard).begins(client, token.as_deref(), guard::now());
+        if let Err(found) = begins {
+            return Ok(Err(found));
+        }
+    }
+    Ok(Ok(entry))
+}
+
+/// What became of somebody who comes in.
+pub(super) enum Begun {
+    /// They have this segment of the addresses.
+    Here(String, Box<Seen>),
+    /// They are sent to another stream, with a session for it.
+    Elsewhere(StreamName, String),
+}
+
+/// Begins the session of somebody who comes in: asks the webhooks, and whether one more may.
+pub(super) async fn begun(
+    env: &Env,
+    context: &Context,
+    name: &StreamName,
+    mut session: Session,
+    claims: Option<Claims>,
+    protocol: Protocol,
+    address: IpAddr,
+) -> Result<std::result::Result<Begun, Problem>> {
+    let Some(access) = access(env)? else {
+        return Ok(Err(Problem::no_token_keys()));
+    };
+    let ask = webhooks::Ask::watch(name, protocol, address, claims.clone());
+    let allowed = match super::webhooks::ask(env, &ask).await? {
+        Ok(allowed) => allowed,
+        Err(denied) => return Ok(Err(Problem::denied(denied.to_string()))),
+    };
+    if let Some(ends) = allowed.ends_unix_ms {
+        session.ends_unix_ms = session.ends_unix_ms.min(ends);
+    }
+    let Some(watched) = directory::stream(env, context, &allowed.stream).await? else {
+        return Ok(Err(Problem::no_stream()));
+    };
+    // A webhook may send somebody elsewhere, but not past a token that is needed there and that theirs is not.
+    let covered = claims
+        .as_ref()
+        .is_some_and(|claims| claims.stream.covers(&allowed.stream));
+    if watched.visibility().needs_token() && !covered {
+        return Ok(Err(Problem::token_needed()));
+    }
+    let all = directory::known(env, context).await?;
+    if let Err(full) = all.may_watch(&*directory::tenants(env)?, &allowed.stream) {
+        return Ok(Err(Problem::full(full.to_string())));
+    }
+    let seen = Seen {
+        about: Some(About {
+            subject: claims.as_ref().map(|claims| claims.sub.clone()),
+            jti: claims.map(|claims| claims.jti),
+            protocol,
+        }),
+        session,
+        most: watched.limits().max_viewers,
+        address,
+    };
+    if let Err(found) = say_seen(env, context, &allowed.stream, &seen).await? {
+        return Ok(Err(found));
+    }
+    let text = match access.sign_session(&allowed.stream, &seen.session) {
+        Ok(text) => text,
+        Err(refusal) => return Ok(Err(Problem::token(&refusal))),
+    };
+    Ok(Ok(match allowed.stream == *name {
+        true => Begun::Here(text, Box::new(seen)),
+        false => Begun::Elsewhere(allowed.stream, text),
+    }))
 }
 
 /// Whether beacons say who watches a stream: not where each has a session, for they are of the same people and anybody can make them up.

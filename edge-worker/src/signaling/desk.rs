@@ -1,6 +1,6 @@
 //! The signaling of one broadcast: who watches by WebRTC, who waits for media-core's answer, and what is to be said down the link.
 //!
-//! A state machine without I/O: the adapters tell it what is asked and what comes up the link, and send what [`Desk::next`] gives. `W` is
+//! A state machine without I/O: the adapters tell it what is asked and what comes up the link, and send what [`Desk::next_said`] gives. `W` is
 //! whoever waits for an answer. What is kept can be lost: when a link is connected media-core says who watches.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
