@@ -26,6 +26,7 @@ protocols=(
   'HLS'
   'DASH, the MPD'
   'DASH, segments'
+  'WHEP'
   'API, by a token that manages'
   'Studio, by its link'
 )
