@@ -32,7 +32,7 @@ describe('Firefox', () => {
   });
 
   test('plays an RTMPS publish, changes quality and shows the end', async (t) => {
-    const { page, complaints } = await openFirefox(browser, `${server.url}/watch/main`);
+    const { page, complaints } = await openFirefox(browser, `${server.url}/watch/main?protocol=hls`);
     const watching = viewer((expression) => page.evaluate(expression));
     await watching.playing();
     await watching.advances();

@@ -76,7 +76,7 @@ describe('OBS on a custom server, at its defaults', () => {
   });
 
   test('plays in Chromium, goes on after a crash of OBS, and ends when the streamer stops', async (t) => {
-    const page = await open(browser, `${server.url}/watch/main`);
+    const page = await open(browser, `${server.url}/watch/main?protocol=hls`);
     const watching = viewer((expression) => page.evaluate(expression));
     await watching.playing();
     await watching.advances();

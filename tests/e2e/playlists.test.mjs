@@ -136,7 +136,7 @@ describe('a crash', () => {
         const body = await (await fetch(media)).text();
         return body.split('#EXTINF').length > 3 && body;
       }, 30);
-      const page = await open(browser, `${first.url}/watch/main`);
+      const page = await open(browser, `${first.url}/watch/main?protocol=hls`);
       const watching = viewer((expression) => page.evaluate(expression));
       await watching.playing();
       await until('the clock is read off the picture', async () => (await watching.delay()) !== null);

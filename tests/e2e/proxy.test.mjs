@@ -151,7 +151,7 @@ describe('behind a reverse proxy', () => {
       assert.equal(blocked.head[':status'], 200);
       assert.equal(blocked.head['content-encoding'], 'br');
 
-      const page = await open(browser, `${origin}/watch/main`, { ignoreHTTPSErrors: true });
+      const page = await open(browser, `${origin}/watch/main?protocol=hls`, { ignoreHTTPSErrors: true });
       const stats = () => page.evaluate(() => window.ghostLive.player.stats);
       await until('the page plays', async () => (await stats()).framesDecoded > 60, 40);
       assert.equal((await stats()).transport, 'll-hls');

@@ -108,7 +108,7 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
 
     for (const protocol of ['hls', 'dash']) {
       test(`a page plays over ${protocol}, and the delay is read off the picture`, async (t) => {
-        const page = await open(browser, `${edge.url}/watch/main${protocol === 'dash' ? '?protocol=dash' : ''}`);
+        const page = await open(browser, `${edge.url}/watch/main?protocol=${protocol}`);
         const watching = watcher(page);
         await watching.playing().catch((error) => { throw new Error(`${error.message}; ${page.complaints.slice(0, 5).join('; ')}`); });
         await until('the clock can be read', async () => (await watching.delay()) !== null);
@@ -128,7 +128,7 @@ for (const [name, startEdge] of [['ghost-live edge', nativeEdge], ['the Worker i
     }
 
     test('the edge is killed and starts again in mid-stream: the page goes on without a reload', async (t) => {
-      const page = await open(browser, `${edge.url}/watch/main`);
+      const page = await open(browser, `${edge.url}/watch/main?protocol=hls`);
       const watching = watcher(page);
       await watching.playing();
       await page.evaluate(() => { window.notReloaded = true; });

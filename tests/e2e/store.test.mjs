@@ -74,7 +74,7 @@ test(`an S3 store that is down for ${OUTAGE_S} s in mid-stream: nothing is lost,
   const browser = await launch();
   try {
     await server.live();
-    const page = await open(browser, `${server.url}/watch/main`);
+    const page = await open(browser, `${server.url}/watch/main?protocol=hls`);
     const stats = () => page.evaluate(() => window.ghostLive.player.stats);
     const delay = () => page.evaluate(`(${readDelay})(window.ghostLive.player)`);
     await until('the page plays', async () => (await stats()).framesDecoded > 60 && (await delay()) !== null, 40);
@@ -166,7 +166,7 @@ test('a box and an edge elsewhere share a bucket by configuration alone: the pag
     box = await startBox(edge, { store: store.config + SHORT_LADDER });
     encoder = publishClock(box.publishUrl(await box.key()));
     await until('the stream is live', async () => (await (await fetch(`${edge.url}/api/streams/main`)).json()).live, 60);
-    const page = await open(browser, `${edge.url}/watch/main`);
+    const page = await open(browser, `${edge.url}/watch/main?protocol=hls`);
     await until('the page plays', () => page.evaluate(() => window.ghostLive.player.stats.framesDecoded > 60), 40);
     await until('the clock can be read', async () => (await page.evaluate(`(${readDelay})(window.ghostLive.player)`)) !== null);
     const kept = await readdir(store.objects, { recursive: true });

@@ -59,8 +59,9 @@ describe('a watch link', () => {
     await link.waitFor();
     await owner.evaluate(() => { navigator.clipboard.writeText = async (text) => { window.copied = text; }; });
     await link.getByRole('button', { name: /^Copy link/ }).click();
-    const address = await owner.evaluate(() => window.copied);
-    assert.ok(address.startsWith(`${server.url}/watch/main#token=`), address);
+    const copied = await owner.evaluate(() => window.copied);
+    assert.ok(copied.startsWith(`${server.url}/watch/main#token=`), copied);
+    const address = copied.replace('#', '?protocol=hls#');
 
     const page = await open(browser, address);
     await watcher(page).playing();
@@ -123,7 +124,7 @@ describe('a watch link', () => {
     }
   });
 
-  for (const [protocol, query] of [['ll-hls', ''], ['dash', '?protocol=dash']]) {
+  for (const [protocol, query] of [['ll-hls', '?protocol=hls'], ['dash', '?protocol=dash']]) {
     test(`plays over ${protocol} on one device, through a reload, and stops when it is revoked`, async () => {
       const link = await makeLink({ name: `Anna, ${protocol}`, for_s: 3600, max: 1 });
       const address = `${server.url}/watch/main${query}#token=${link.token}`;
@@ -175,7 +176,7 @@ describe('a watch link', () => {
   test('goes on with its session when the broadcast is taken up again', async () => {
     const link = await makeLink({ name: 'patient', for_s: 3600, max: 1 });
     await until('the stream is live', async () => (await (await api('/api/streams/main')).json()).live, 40);
-    const page = await open(browser, `${server.url}/watch/main#token=${link.token}`);
+    const page = await open(browser, `${server.url}/watch/main?protocol=hls#token=${link.token}`);
     await watcher(page).playing();
     const before = (await sessions()).find(({ jti }) => jti === link.jti);
     await encoder.stop();

@@ -40,7 +40,7 @@ describe('an RTMPS publish plays in the browser', () => {
 
   for (const protocol of ['hls', 'dash']) {
     test(`over ${protocol}, frames advance and the delay is read off the picture`, async (t) => {
-      const page = await open(browser, `${server.url}/watch/main${protocol === 'dash' ? '?protocol=dash' : ''}`);
+      const page = await open(browser, `${server.url}/watch/main?protocol=${protocol}`);
       const watching = watcher(page);
       await watching.playing();
       await watching.advances();
@@ -58,7 +58,7 @@ describe('an RTMPS publish plays in the browser', () => {
   }
 
   test('the page of a stream that is not live waits, and plays by itself when it goes live', async () => {
-    const page = await open(browser, `${server.url}/watch/demo`);
+    const page = await open(browser, `${server.url}/watch/demo?protocol=hls`);
     await until('the page waits', async () => (await watcher(page).stats()).state === 'waiting');
     await page.screenshot({ path: join(shots, 'waiting.png') });
     const other = publishClock(await server.rtmps('demo'), { fps: 15 });
@@ -102,7 +102,7 @@ describe('two streams', () => {
   });
 
   test('a page goes on undisturbed while another goes live beside it and ends', async (t) => {
-    const page = await open(browser, `${server.url}/watch/main`);
+    const page = await open(browser, `${server.url}/watch/main?protocol=hls`);
     const watching = watcher(page);
     await watching.playing();
     // Past the join, in which a stall would be the page's own.

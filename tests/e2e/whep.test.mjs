@@ -2,11 +2,17 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 
-import { launch } from './support/browser.mjs';
+import { mkdir } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+
+import { launch, open } from './support/browser.mjs';
 import { publishClock } from './support/clock.mjs';
 import { startServer, until } from './support/server.mjs';
-import { quantile } from './support/viewer.mjs';
+import { quantile, viewer as watcher } from './support/viewer.mjs';
 import { whepViewer } from './support/whep.mjs';
+
+const shots = process.env.GHOST_LIVE_SHOTS ?? join(tmpdir(), 'ghost-live-shots');
 
 describe('an RTMPS publish is watched over WHEP', () => {
   let server;
@@ -55,8 +61,41 @@ describe('an RTMPS publish is watched over WHEP', () => {
     const left = await fetch(answer.location, { method: 'DELETE' });
     assert.equal(left.status, 200);
     await until('the browser hears that it is over', async () => ['closed', 'failed', 'disconnected'].includes((await viewer.stats()).state), 10);
-    assert.equal((await fetch(answer.location, { method: 'DELETE' })).status, 404);
+    const late = await fetch(answer.location, { method: 'PATCH', headers: { 'content-type': 'application/trickle-ice-sdpfrag', 'if-match': '*' }, body: 'a=end-of-candidates\r\n' });
+    assert.equal(late.status, 404);
     await viewer.close();
+  });
+
+  test('the watch page plays by it, and says so', async (t) => {
+    await mkdir(shots, { recursive: true });
+    const page = await open(browser, `${server.url}/watch/main`);
+    const watching = watcher((expression) => page.evaluate(expression));
+    await watching.playing();
+    await watching.advances();
+    const stats = await watching.stats();
+    assert.equal(stats.transport, 'webrtc');
+    const read = await watching.delays(3);
+    t.diagnostic(`delay p50 ${quantile(read, 0.5)} ms, p95 ${quantile(read, 0.95)} ms; the page says ${stats.delayS} s`);
+    assert.ok(quantile(read, 0.5) < 1_500, `median delay ${quantile(read, 0.5)} ms`);
+    await page.screenshot({ path: join(shots, 'watch-webrtc.png') });
+    assert.deepEqual(page.complaints, []);
+    await page.context().close();
+  });
+
+  test('where the box has no WebRTC, the watch page plays HLS', async () => {
+    const without = await startServer({ config: '[streams.main]\n', webrtc: 'off' });
+    const source = publishClock(await without.rtmps());
+    try {
+      await without.live();
+      const page = await open(browser, `${without.url}/watch/main`);
+      const watching = watcher((expression) => page.evaluate(expression));
+      await watching.playing();
+      assert.equal((await watching.stats()).transport, 'll-hls');
+      await page.context().close();
+    } finally {
+      await source.kill();
+      await without.stop();
+    }
   });
 
   test('who comes in the middle of a group of pictures sees one soon', async (t) => {

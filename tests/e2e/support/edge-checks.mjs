@@ -88,7 +88,7 @@ export function edgeChecks(edge) {
 
     const watch = async (context) => {
       const page = await context.newPage();
-      await page.goto(`${edge().url}/watch/main`);
+      await page.goto(`${edge().url}/watch/main?protocol=hls`);
       return { page, watching: viewer((expression) => page.evaluate(expression)) };
     };
 

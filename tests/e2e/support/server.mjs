@@ -35,7 +35,7 @@ export async function until(what, check, seconds = 20) {
 }
 
 /** `ghost-live up` with the given TOML after the ports; `ingest` is more of that section. */
-export async function startServer({ config = '', ingest = '', args = [], data, ports } = {}) {
+export async function startServer({ config = '', ingest = '', webrtc = '127.0.0.1:0', args = [], data, ports } = {}) {
   const folder = data ?? (await mkdtemp(join(tmpdir(), 'ghost-live-')));
   const port = ports ?? { web: await freePort(), rtmp: await freePort(), rtmps: await freePort() };
   const file = join(folder, 'ghost-live.toml');
@@ -43,7 +43,7 @@ export async function startServer({ config = '', ingest = '', args = [], data, p
     `[web]\nlisten = "127.0.0.1:${port.web}"`,
     `[ingest]\nrtmp = "127.0.0.1:${port.rtmp}"\nrtmps = "127.0.0.1:${port.rtmps}"\n${ingest}`,
     // A browser keeps to loopback as well; any free port.
-    '[webrtc]\nlisten = "127.0.0.1:0"',
+    `[webrtc]\nlisten = "${webrtc}"`,
     PATIENT,
   ].join('\n');
   await writeFile(file, `${listen}\n${config}`);
