@@ -13,6 +13,7 @@ use edge_worker::{
     guard::{Origins, ProxyHeader},
     limits::Tenants,
     native as web,
+    signaling::ice::IceServers,
     webhooks::{Hook, Hooks, signature::Secret},
 };
 use media_core::{
@@ -108,6 +109,8 @@ pub(crate) struct Web {
     pub(crate) proxy_header: ProxyHeader,
     /// Other sites that may embed the player.
     pub(crate) embed_origins: Origins,
+    /// ICE servers that WebRTC viewers are told of.
+    pub(crate) ice_servers: IceServers,
     /// How long browsers that came over HTTPS keep to it, seconds.
     pub(crate) hsts_s: u32,
 }
@@ -125,6 +128,7 @@ impl Default for Web {
             proxy_from: Vec::new(),
             proxy_header: ProxyHeader::default(),
             embed_origins: Origins::default(),
+            ice_servers: IceServers::default(),
             hsts_s: web::HSTS_S,
         }
     }
@@ -802,6 +806,19 @@ mod tests {
                 "{text}: {refusal}"
             );
         }
+    }
+
+    #[test]
+    fn a_turn_server_without_its_secret_is_refused_where_it_stands() {
+        let text = |more| {
+            format!("[web]\nice_servers = [{{ urls = [\"turn:turn.example.org\"]{more} }}]\n")
+        };
+        let refused = parse(&text("")).unwrap_err();
+        assert!(
+            format!("{refused:?}").contains("web.ice_servers"),
+            "{refused:?}"
+        );
+        assert!(parse(&text(", secret = \"as in coturn\"")).is_ok());
     }
 
     #[test]

@@ -325,6 +325,7 @@ async fn start_edge(
         },
         webhooks: config.hooks()?,
         embed_origins: config.web.embed_origins.clone(),
+        ice_servers: config.web.ice_servers.clone(),
         hsts_s: config.web.hsts_s,
         ..web::Config::default()
     };
