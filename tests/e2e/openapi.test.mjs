@@ -123,7 +123,8 @@ for (const { name, examples, unmanaged, start } of EDGES) {
 
     /** A run that was told no everywhere proves nothing: these were answered with what they are for. */
     const reached = (told, operations) => {
-      for (const id of operations) {
+      // schemathesis makes up no offer, and without one there is no session to leave: whep.test.mjs and the tests of both edges have them.
+      for (const id of operations.filter((id) => !['offer', 'trickle', 'leave'].includes(id))) {
         const good = Object.keys(told[id] ?? {}).some((status) => /^[23]/.test(status));
         assert.ok(good, `${id} never succeeded: ${JSON.stringify(told[id])}`);
       }

@@ -30,6 +30,9 @@ from schemathesis.core.parameters import ParameterLocation
 with open(os.environ["GHOST_LIVE_FIXTURE"], encoding="utf-8") as file:
     FIXTURE = json.load(file)
 
+# Offers and candidates are text.
+schemathesis.serializer.alias(["application/sdp", "application/trickle-ice-sdpfrag"], "text/plain")
+
 # The document names networks by a format that JSON Schema has not.
 schemathesis.openapi.format(
     "cidr",
