@@ -26,8 +26,7 @@ const READ_MS = 250;
 const DISCONNECTED_MS = 3000;
 /** A picture this old with sound still coming was paused by the server, milliseconds. */
 const PICTURE_GONE_MS = 700;
-/** Delays outside are a clock that is wrong, seconds. */
-const LEAST_DELAY_S = -0.1;
+/** A longer delay is a clock that is wrong, seconds. */
 const MOST_DELAY_S = 20;
 const CAPTURE_TIME = 'http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time';
 
@@ -110,7 +109,9 @@ export class WhepTransport implements WebrtcTransport {
     const stampMs = this.#captureMs() ?? this.#now?.playoutUnixMs ?? null;
     if (stampMs !== null && serverMs !== null) {
       const delayS = (serverMs - stampMs) / 1000;
-      if (delayS > LEAST_DELAY_S && delayS < MOST_DELAY_S) return { delayS: Math.max(0, delayS), estimated: false };
+      // A timeline begins with the arrival of its first frame. Where that one was late, as of an encoder that starts, those after it seem too early:
+      // what is less than the way from the server takes is not believed.
+      if (delayS >= (this.#estimatedS ?? 0) && delayS < MOST_DELAY_S) return { delayS, estimated: false };
     }
     return this.#estimatedS === null ? null : { delayS: this.#estimatedS, estimated: true };
   }
