@@ -489,6 +489,7 @@ export class GhostLivePlayer extends HTMLElement {
     }
 
     const soundOnly = state === 'playing' && session?.soundOnly === true;
+    if (soundOnly !== this.#busy.classList.contains('told')) setText(this.#spoken, soundOnly ? progress(state, false, true) : '');
     this.#busy.hidden = (!pending && !soundOnly) || (this.#blocked && video.paused);
     this.#busy.classList.toggle('told', soundOnly);
     setText(this.#progress, session ? progress(session.phase, session.encoderAway, session.soundOnly) : '');

@@ -17,7 +17,7 @@ export function rows(stats: Omit<Stats, 'state'>): Row[] {
     ['Picture', stats.fps === null ? size : `${size}, ${Math.round(stats.fps)} fps`],
     ['Codecs', details?.codec ?? '–'],
     ['Bit rate', rate(details?.bitrate ?? level?.bitrate ?? null)],
-    stats.level === null ? null : ['Rendition', stats.level],
+    stats.level === null && transport !== 'webrtc' ? null : ['Rendition', stats.level ?? '–'],
     ['Dropped', `${stats.framesDropped} of ${frames} frames`],
     ['Stalls', String(stats.stalls)],
   ];

@@ -90,6 +90,8 @@ export interface WebrtcTransport extends Transport {
   readonly kind: 'webrtc';
   /** Does the sound go on without the picture? The server pauses it for networks that bear no more. */
   readonly soundOnly: boolean;
+  /** Can one of `renditions` be chosen? `null`: not known yet; an older server never says. */
+  readonly choosable: boolean | null;
   /** From the broadcast's clock to the frame on screen. `serverMs`: what the server's clock says, milliseconds since 1970. */
   delay(serverMs: number | null): Delay | null;
   /** Ends the session, and leaves the last frame on screen. */

@@ -6,8 +6,9 @@
  */
 import { ApiError, type WhepDoor } from '../stream/api.js';
 import { iceServers } from './ice.js';
+import { CHANNEL, choose, parse, type Rungs } from './rungs.js';
 import { estimatedDelayS, read, unixMs, type RtcReading } from './rtc-stats.js';
-import type { Delay, Details, WebrtcTransport } from './transport.js';
+import type { Delay, Details, Rendition, WebrtcTransport } from './transport.js';
 
 /** What a session has come to. */
 export interface WhepEvents {
@@ -19,6 +20,8 @@ export interface WhepEvents {
   progress(): void;
   /** The connection is gone, or was never made. */
   lost(): void;
+  /** What there is to choose from, or what is sent, changed; or it is known that nothing can be chosen. */
+  renditions(): void;
 }
 
 const READ_MS = 250;
@@ -26,6 +29,10 @@ const READ_MS = 250;
 const DISCONNECTED_MS = 3000;
 /** A picture this old with sound still coming was paused by the server, milliseconds. */
 const PICTURE_GONE_MS = 700;
+/** A picture this old was paused, where the server says so, milliseconds: the last frames come after the word. */
+const PICTURE_PAUSED_MS = 300;
+/** A server that has not said its rungs by then, since the connection is made, has nothing to choose from, milliseconds. */
+const SILENT_MS = 2000;
 /** A longer delay is a clock that is wrong, seconds. */
 const MOST_DELAY_S = 20;
 const CAPTURE_TIME = 'http://www.webrtc.org/experiments/rtp-hdrext/abs-capture-time';
@@ -51,13 +58,18 @@ export class WhepTransport implements WebrtcTransport {
   readonly kind = 'webrtc';
   readonly selfPaced = true;
   readonly ready = Promise.resolve();
-  readonly renditions = [];
-  readonly current = null;
   readonly #video: HTMLVideoElement;
   readonly #door: WhepDoor;
   readonly #events: WhepEvents;
   readonly #peer: RTCPeerConnection;
   readonly #receivers: TunableReceiver[] = [];
+  readonly #channel: RTCDataChannel;
+  #rungs: Rungs | null = null;
+  #silent = false;
+  #wish: string | null = null;
+  /** What the server was last told of the wish. */
+  #told: string | null = null;
+  #connectedMs: number | null = null;
   /** How the edge is told that this is over, once it has begun. */
   #leave: (() => void) | null = null;
   #left = false;
@@ -78,6 +90,10 @@ export class WhepTransport implements WebrtcTransport {
     this.#events = events;
     const peer = new RTCPeerConnection({ bundlePolicy: 'max-bundle' });
     this.#peer = peer;
+    // Before the offer, so that it is in it.
+    this.#channel = peer.createDataChannel(CHANNEL);
+    this.#channel.addEventListener('open', () => this.#tell());
+    this.#channel.addEventListener('message', ({ data }) => this.#heard(data));
     const stream = new MediaStream();
     for (const kind of ['audio', 'video'] as const) {
       const transceiver: TunableTransceiver = peer.addTransceiver(kind, { direction: 'recvonly' });
@@ -105,6 +121,19 @@ export class WhepTransport implements WebrtcTransport {
     return this.#soundOnly;
   }
 
+  get renditions(): readonly Rendition[] {
+    return this.#rungs?.rungs ?? [];
+  }
+
+  get current(): Rendition | null {
+    return this.renditions.find(({ name }) => name === this.#rungs?.current) ?? null;
+  }
+
+  get choosable(): boolean | null {
+    if (this.#rungs) return true;
+    return this.#silent ? false : null;
+  }
+
   delay(serverMs: number | null): Delay | null {
     const stampMs = this.#captureMs() ?? this.#now?.playoutUnixMs ?? null;
     if (stampMs !== null && serverMs !== null) {
@@ -122,8 +151,9 @@ export class WhepTransport implements WebrtcTransport {
     return { codec: now?.codec ?? null, bitrate: this.#bitrate, bandwidth: null, rtc };
   }
 
-  select(): void {
-    // The server chooses by what this viewer's network bears.
+  select(rendition: Rendition | null): void {
+    this.#wish = rendition?.name ?? null;
+    this.#tell();
   }
 
   resume(): Promise<boolean> {
@@ -167,6 +197,28 @@ export class WhepTransport implements WebrtcTransport {
     }
   }
 
+  #tell(): void {
+    if (this.#wish === this.#told || this.#channel.readyState !== 'open') return;
+    this.#channel.send(choose(this.#wish));
+    this.#told = this.#wish;
+  }
+
+  #heard(data: unknown): void {
+    const rungs = parse(data);
+    if (!rungs || this.#left) return;
+    this.#rungs = rungs;
+    this.#events.renditions();
+  }
+
+  /** Was there time enough for the server to say its rungs? */
+  #listen(nowMs: number): void {
+    if (this.#rungs || this.#silent || this.#peer.connectionState !== 'connected') return;
+    this.#connectedMs ??= nowMs;
+    if (nowMs - this.#connectedMs < SILENT_MS) return;
+    this.#silent = true;
+    this.#events.renditions();
+  }
+
   #over(): boolean {
     return this.#left;
   }
@@ -195,8 +247,9 @@ export class WhepTransport implements WebrtcTransport {
     this.#now = now;
     const framesCame = now.framesDecoded > (before?.framesDecoded ?? 0);
     if (framesCame) this.#framesMs = nowMs;
-    const sound = now.audioPackets > (before?.audioPackets ?? 0) && now.videoPackets === (before?.videoPackets ?? 0);
-    this.#soundOnly = now.framesDecoded > 0 && (framesCame ? false : this.#soundOnly || (sound && nowMs - this.#framesMs > PICTURE_GONE_MS));
+    this.#listen(nowMs);
+    const sound = this.#sounds(before, now);
+    this.#soundOnly = !framesCame && (this.#soundOnly || (sound && nowMs - this.#framesMs > (this.#rungs ? PICTURE_PAUSED_MS : PICTURE_GONE_MS)));
     // Rates by whole seconds: the jitter buffer empties in bursts.
     const spanMs = now.atMs - (this.#before?.atMs ?? 0);
     if (!this.#before || spanMs >= 1000) {
@@ -209,6 +262,13 @@ export class WhepTransport implements WebrtcTransport {
       this.#before = now;
     }
     if ((framesCame && this.#shows()) || (this.#soundOnly && sound)) this.#events.progress();
+  }
+
+  /** Does the sound go on while the server sends no picture? It says so; of one that does not, what comes in is taken for its word. */
+  #sounds(before: RtcReading | null, now: RtcReading): boolean {
+    if (now.audioPackets <= (before?.audioPackets ?? 0)) return false;
+    if (this.#rungs) return this.#rungs.paused;
+    return now.framesDecoded > 0 && now.videoPackets === (before?.videoPackets ?? 0);
   }
 
   /** Is there a picture in the element, whether or not anybody sees it? */

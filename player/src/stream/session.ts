@@ -112,6 +112,8 @@ export class Session {
   /** One after the other: two at once would take the room of two devices. */
   #entering: Promise<Signal | null> = Promise.resolve(null);
   #examining = false;
+  /** What may be chosen over WebRTC in this broadcast: nothing, of an older server; `null` before that is known. */
+  #rungs: readonly Rendition[] | null = null;
   #wish: string;
   #stream: Stream | null = null;
   #pollTimer: ReturnType<typeof setTimeout> | undefined;
@@ -239,16 +241,16 @@ export class Session {
     return this.#protocol;
   }
 
-  /** What a viewer may choose from. WebRTC's rungs are the server's to choose: whoever wants one in particular gets it over LL-HLS. */
+  /** What a viewer may choose from. A server that lets nobody choose over WebRTC has its renditions played by LL-HLS. */
   get renditions(): readonly Rendition[] {
-    if (this.#front?.way !== 'webrtc') return this.#transport?.renditions ?? [];
+    if (this.#front?.way !== 'webrtc' || this.#whep?.choosable) return this.#transport?.renditions ?? [];
     if (this.#protocol !== 'auto') return [];
     const pictures = (this.#stream?.tracks ?? []).filter(({ kind }) => kind === 'video');
     return pictures.map(({ name, height, frame_rate, bandwidth }) => ({ name, height: height ?? 0, fps: frame_rate ?? 0, bitrate: bandwidth ?? 0 }));
   }
 
   get current(): Rendition | null {
-    if (this.#front?.way !== 'webrtc') return this.#transport?.current ?? null;
+    if (this.#front?.way !== 'webrtc' || this.#whep?.choosable) return this.#transport?.current ?? null;
     const { videoHeight } = this.#video;
     // A source and a rung of one height look the same from here.
     return this.renditions.find(({ height }) => height === videoHeight) ?? null;
@@ -302,7 +304,8 @@ export class Session {
     this.#wish = name;
     this.#changeover.allow(this.#webrtcWanted, nowS());
     this.#arrange();
-    this.#lanes.engine?.transport?.select(this.#wished());
+    this.#select(this.#lanes.engine);
+    this.#select(this.#lanes.webrtc);
     this.#events.renditions();
   }
 
@@ -526,6 +529,8 @@ export class Session {
     }
     // What is asked for alone is tried as often as it is loaded.
     if (this.#protocol === 'webrtc') this.#changeover = new Changeover(true);
+    this.#rungs = null;
+    this.#changeover.allow(this.#webrtcWanted, nowS());
     this.#changeover.begin(this.#lifecycle.since, nowS());
     this.#arrange();
   }
@@ -576,9 +581,15 @@ export class Session {
     return this.#lanes.webrtc?.transport ?? null;
   }
 
-  /** Is WebRTC asked for, and can this browser play it? A rendition of the viewer's choice is played by LL-HLS. */
+  /** Is WebRTC asked for, can this browser play it, and the server send by it what the viewer chose? */
   get #webrtcWanted(): boolean {
-    return (this.#protocol === 'webrtc' || (this.#protocol === 'auto' && this.#wish === 'auto')) && webrtcPossible();
+    return (this.#protocol === 'webrtc' || (this.#protocol === 'auto' && !this.#elsewhere)) && webrtcPossible();
+  }
+
+  /** Did the viewer choose a rendition that LL-HLS has, and WebRTC has not, or lets nobody choose? */
+  get #elsewhere(): boolean {
+    if (this.#wish === 'auto' || this.#rungs === null || this.#rungs.some(wished(this.#wish))) return false;
+    return (this.#stream?.tracks ?? []).some(({ name, height }) => wished(this.#wish)({ name, height: height ?? 0 }));
   }
 
   /** Did the viewer pause it? A pause from before the load was not theirs. */
@@ -677,7 +688,11 @@ export class Session {
         else failed(() => this.#changeover.refused(nowS(), pauseS));
       },
       progress: () => {
-        if (mine() && !this.#held) this.#shows(lane);
+        // Sound alone is no reason to leave a picture.
+        if (mine() && !this.#held && !(lane.transport?.soundOnly && this.#front !== lane)) this.#shows(lane);
+      },
+      renditions: () => {
+        if (mine()) this.#chosenFrom(lane);
       },
       lost: () => failed(() => this.#changeover.lost(nowS())),
     });
@@ -717,8 +732,7 @@ export class Session {
         if (!mine()) return;
         if (!ready && lane.transport?.renditions.length) {
           ready = true;
-          const wished = this.#wished();
-          if (wished) lane.transport.select(wished);
+          if (lane.transport.renditions.some(wished(this.#wish))) this.#select(lane);
         }
         this.#events.renditions();
       },
@@ -766,9 +780,19 @@ export class Session {
     this.#signal({ kind: 'progress' });
   }
 
-  #wished(): Rendition | null {
-    const wish = this.#wish;
-    return (this.#lanes.engine?.transport?.renditions ?? []).find(({ name, height }) => name === wish || `${height}p` === wish) ?? null;
+  /** Has a lane play what the viewer wishes. */
+  #select(lane: Lane | null): void {
+    lane?.transport?.select(lane.transport.renditions.find(wished(this.#wish)) ?? null);
+  }
+
+  /** WebRTC has said what there is to choose from, or that there is nothing. */
+  #chosenFrom(lane: Lane<WebrtcTransport>): void {
+    this.#rungs = lane.transport?.renditions ?? [];
+    this.#select(lane);
+    this.#changeover.allow(this.#webrtcWanted, nowS());
+    this.#arrange();
+    this.#events.renditions();
+    this.#events.change();
   }
 
   #signal(signal: Signal): void {
@@ -913,6 +937,11 @@ export class Session {
 
 function nowS(): number {
   return performance.now() / 1000;
+}
+
+/** Is it the rendition of this name (`v-720p30`) or height (`720p`)? */
+function wished(wish: string): (rendition: { name: string; height: number }) => boolean {
+  return ({ name, height }) => name === wish || `${height}p` === wish;
 }
 
 function bufferAhead(video: HTMLVideoElement): number {

@@ -3,7 +3,7 @@
 
 /**
  * @param {import('playwright-core').Browser} browser
- * @returns {Promise<import('../../mock/server.js').Whep & { offers: string[], gone: string[], page: Page, freeze: () => Promise<void>, hangUp: () => Promise<void>, refuse: import('../../mock/server.js').WhepRefusal | 'silence' | null, close: () => Promise<void> }>}
+ * @returns {Promise<import('../../mock/server.js').Whep & { offers: string[], gone: string[], page: Page, say: (message: unknown) => Promise<void>, chosen: () => Promise<unknown[]>, picture: (sent: boolean) => Promise<void>, freeze: () => Promise<void>, hangUp: () => Promise<void>, refuse: import('../../mock/server.js').WhepRefusal | 'silence' | null, close: () => Promise<void> }>}
  */
 export async function sender(browser) {
   const page = await browser.newPage();
@@ -28,12 +28,28 @@ export async function sender(browser) {
     const tracks = [...picture.getVideoTracks(), ...out.stream.getAudioTracks()];
     /** @type {Map<string, RTCPeerConnection>} */
     const peers = new Map();
+    /** @type {RTCDataChannel[]} */
+    const channels = [];
+    /** @type {unknown[]} */
+    const chosen = [];
+    const rungs = { said: '' };
     Object.assign(window, {
       peers,
+      chosen,
+      say: (/** @type {string} */ said) => {
+        rungs.said = said;
+        for (const channel of channels) if (channel.readyState === 'open') channel.send(said);
+      },
       tracks,
       answer: async (/** @type {string} */ offer, /** @type {string} */ session) => {
         const peer = new RTCPeerConnection();
         peers.set(session, peer);
+        peer.addEventListener('datachannel', ({ channel }) => {
+          if (channel.label !== 'ghost-live') return;
+          channels.push(channel);
+          channel.addEventListener('message', (/** @type {MessageEvent<string>} */ { data }) => chosen.push(JSON.parse(data)));
+          if (rungs.said) channel.send(rungs.said);
+        });
         await peer.setRemoteDescription({ type: 'offer', sdp: offer });
         for (const track of tracks) peer.addTrack(track.clone());
         for (const transceiver of peer.getTransceivers()) {
@@ -75,6 +91,22 @@ export async function sender(browser) {
     /** Nothing is sent any more, and nobody says so. */
     async freeze() {
       await page.evaluate(() => /** @type {{ peers: Map<string, RTCPeerConnection> }} */ (/** @type {unknown} */ (window)).peers.forEach((peer) => peer.getSenders().forEach((sender) => void sender.replaceTrack(null))));
+    },
+    /** Says something on every data channel, those to come too. @param {unknown} message */
+    async say(message) {
+      await page.evaluate((said) => /** @type {{ say: (said: string) => void }} */ (/** @type {unknown} */ (window)).say(said), typeof message === 'string' ? message : JSON.stringify(message));
+    },
+    /** What viewers chose so far. @returns {Promise<unknown[]>} */
+    chosen: () => page.evaluate(() => /** @type {{ chosen: unknown[] }} */ (/** @type {unknown} */ (window)).chosen),
+    /** The sound goes on without the picture, or with it again. @param {boolean} sent */
+    async picture(sent) {
+      await page.evaluate((sent) => {
+        const { peers, tracks } = /** @type {{ peers: Map<string, RTCPeerConnection>, tracks: MediaStreamTrack[] }} */ (/** @type {unknown} */ (window));
+        for (const peer of peers.values()) {
+          const sender = peer.getTransceivers().find(({ receiver }) => receiver.track.kind === 'video')?.sender;
+          void sender?.replaceTrack(sent ? (tracks.find(({ kind }) => kind === 'video') ?? null) : null);
+        }
+      }, sent);
     },
     /** Every connection is closed in due form. */
     async hangUp() {

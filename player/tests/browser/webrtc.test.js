@@ -1,7 +1,7 @@
 // WebRTC in a real browser: a second page is the media server, the mock edge passes on what both say.
 import assert from 'node:assert/strict';
 import { afterEach, beforeEach, describe, it } from 'node:test';
-import { frames, level, state, stats, until } from './browser.js';
+import { focused, frames, level, state, stats, until } from './browser.js';
 import { sender } from './sender.js';
 import { stage } from './stage.js';
 
@@ -170,7 +170,71 @@ describe('WebRTC', () => {
     assert.deepEqual(on.complaints, []);
   });
 
-  it('plays a rendition of the viewer’s choice by LL-HLS, and goes back when they leave it to the player', async () => {
+  const RUNGS = [
+    { name: 'v-source', height: 480, bps: 2_500_000 },
+    { name: 'v-240p30', height: 240, bps: 400_000 },
+  ];
+
+  it('has the server send the rendition of the viewer’s choice, and keeps the wish over LL-HLS and back', async () => {
+    await far.say({ rungs: RUNGS, current: 'v-source', choice: null, paused: false });
+    const page = await on.open('/watch/demo');
+    await plays(page, 'webrtc');
+    await level(page, 'v-source');
+    assert.deepEqual(await far.chosen(), []);
+    await page.getByRole('button', { name: 'Settings' }).focus();
+    await page.keyboard.press('Enter');
+    await focused(page, /^Quality/);
+    await page.keyboard.press('Enter');
+    await focused(page, /480p source · 2.5 Mbit/);
+    await page.keyboard.press('ArrowDown');
+    await focused(page, /^240p · 400 kbit/);
+    await page.keyboard.press('Enter');
+    while (!(await far.chosen()).length) await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.deepEqual(await far.chosen(), [{ choose: 'v-240p30' }]);
+    // Nothing that cannot be read changes anything, and neither does what is too long.
+    for (const bad of ['{', '[]', '{"rungs": 1}', JSON.stringify({ rungs: [], more: 'x'.repeat(5000) })]) await far.say(bad);
+    await far.say({ rungs: RUNGS, current: 'v-240p30', choice: 'v-240p30', paused: false, unknown: 1 });
+    await level(page, 'v-240p30');
+    assert.equal((await stats(page)).transport, 'webrtc');
+    await page.evaluate(() => (window.ghostLive.player.protocol = 'hls'));
+    await plays(page, 'll-hls');
+    await level(page, 'v-240p30');
+    await page.evaluate(() => (window.ghostLive.player.protocol = 'auto'));
+    await plays(page, 'webrtc');
+    while ((await far.chosen()).length < 2) await new Promise((resolve) => setTimeout(resolve, 50));
+    await page.evaluate(() => window.ghostLive.player.setQuality('auto'));
+    while ((await far.chosen()).length < 3) await new Promise((resolve) => setTimeout(resolve, 50));
+    assert.deepEqual(await far.chosen(), [{ choose: 'v-240p30' }, { choose: 'v-240p30' }, { choose: null }]);
+    assert.equal((await stats(page)).transport, 'webrtc');
+    assert.deepEqual(on.complaints, []);
+  });
+
+  it('says that only the sound is sent while the server pauses the picture, stays, and goes on with it', async () => {
+    await far.say({ rungs: RUNGS, current: 'v-240p30', choice: null, paused: false });
+    const page = await on.open('/watch/demo');
+    await plays(page, 'webrtc');
+    await frames(page, 30);
+    const words = page.locator('ghost-live-player .busy').getByText('The sound goes on');
+    assert.equal(await words.isVisible(), false);
+    await far.picture(false);
+    await far.say({ rungs: RUNGS, current: null, choice: null, paused: true });
+    await words.waitFor();
+    await watch(page);
+    // Longer than the picture of a connection in trouble is waited for.
+    await new Promise((resolve) => setTimeout(resolve, 5000));
+    assert.ok((await seen(page)).every(({ transport, state }) => transport === 'webrtc' && state === 'playing'));
+    neverBlack(await seen(page));
+    assert.equal((await stats(page)).stalls, 0);
+    await far.picture(true);
+    await far.say({ rungs: RUNGS, current: 'v-240p30', choice: null, paused: false });
+    await words.waitFor({ state: 'hidden' });
+    await frames(page, 30);
+    assert.equal((await stats(page)).transport, 'webrtc');
+    assert.equal(far.offers.length, 1);
+    assert.deepEqual(on.complaints, []);
+  });
+
+  it('plays a rendition of the viewer’s choice by LL-HLS where the server says no rungs, and goes back when they leave it to the player', async () => {
     const page = await on.open('/watch/demo');
     await plays(page, 'webrtc');
     assert.deepEqual((await stats(page)).levels.map(({ name }) => name).sort(), ['v-240p30', 'v-source']);

@@ -1,6 +1,7 @@
 import { describe, expect, it } from 'vitest';
 import { iceServers } from '../../src/playback/ice.js';
 import { estimatedDelayS, read, unixMs } from '../../src/playback/rtc-stats.js';
+import { choose, parse } from '../../src/playback/rungs.js';
 import { rows } from '../../src/element/statistics.js';
 
 describe('ICE servers', () => {
@@ -49,6 +50,26 @@ describe('statistics of a connection', () => {
     const now = read(report({ jitterBufferDelay: 2.1, jitterBufferEmittedCount: 60 }));
     expect(estimatedDelayS(before, now)).toBeCloseTo(0.02 + 0.02);
     expect(estimatedDelayS(now, now)).toBeNull();
+  });
+});
+
+describe('the rungs that a server says', () => {
+  it('are read best first, with the frame rate of their names', () => {
+    const said = { rungs: [{ name: 'v-720p60', height: 720, bps: 3e6, more: 1 }, { name: 'v-source', height: 480, bps: 1e6 }], current: 'v-source', choice: null, paused: false, more: {} };
+    expect(parse(JSON.stringify(said))).toEqual({
+      rungs: [{ name: 'v-720p60', height: 720, fps: 60, bitrate: 3e6 }, { name: 'v-source', height: 480, fps: 0, bitrate: 1e6 }],
+      current: 'v-source',
+      choice: null,
+      paused: false,
+    });
+    expect(choose('v-720p60')).toBe('{"choose":"v-720p60"}');
+    expect(choose(null)).toBe('{"choose":null}');
+  });
+
+  it('are passed over where they cannot be read, or are too many or too long', () => {
+    const many = Array.from({ length: 33 }, (_, n) => ({ name: `v-${n}` }));
+    for (const bad of [new ArrayBuffer(2), '', '{', 'null', '3', '{"rungs":{}}', JSON.stringify({ rungs: [], more: 'x'.repeat(4096) }), JSON.stringify({ rungs: many })]) expect(parse(bad)).toBeNull();
+    expect(parse('{"rungs":[null,{"name":7},{"name":"v-1","height":-2,"bps":"x"}],"current":7,"paused":1}')).toEqual({ rungs: [{ name: 'v-1', height: 0, fps: 0, bitrate: 0 }], current: null, choice: null, paused: false });
   });
 });
 
