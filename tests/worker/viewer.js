@@ -89,7 +89,7 @@ export async function pieces(edge, path) {
 }
 
 /** Asks until `check` gives something truthy of what it gave. */
-export async function until(what, check, timeoutMs = 5000) {
+export async function until(what, check, timeoutMs = 20_000) {
   const deadline = Date.now() + timeoutMs;
   for (;;) {
     const value = await check();

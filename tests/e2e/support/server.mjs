@@ -19,7 +19,7 @@ export const PATIENT = '[transcode]\nshed_after_ms = 5000\n';
 export const SHORT_LADDER = '[[transcode.ladder]]\nheight = 240\nfps = 15\nbitrate_bps = 400_000\n';
 
 /** Polls until `check` gives something truthy; fails with `what` after `seconds`. */
-export async function until(what, check, seconds = 20) {
+export async function until(what, check, seconds = 60) {
   const deadline = performance.now() + seconds * 1000;
   let last;
   for (;;) {
